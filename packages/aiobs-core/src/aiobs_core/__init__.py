@@ -1,0 +1,1 @@
+"""aiobs: observability for AI agents on OpenTelemetry."""

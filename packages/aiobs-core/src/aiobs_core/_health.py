@@ -1,0 +1,44 @@
+"""What aiobs lost or could not do: counters and one warning per kind of problem."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+
+_log = logging.getLogger("aiobs")
+
+
+class Health:
+    """Counts problems and warns once per kind.
+
+    Safe to use from any thread. The lock guards two dictionary operations and is taken only where something went
+    wrong, never while all is well.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._warned: set[str] = set()
+
+    def problem(self, kind: str, message: str, *, lost: int = 0) -> None:
+        """Count one problem and log `message` if it is the first of its `kind`.
+
+        Args:
+            kind: Short dotted name such as `store.unwritable`; never user data, since each kind is kept for ever.
+            message: What went wrong, its consequence and what to do; no content.
+            lost: Spans that are gone because of it.
+        """
+        with self._lock:
+            self._counts[kind] += 1
+            if lost:
+                self._counts["spans.dropped"] += lost
+            first = kind not in self._warned
+            self._warned.add(kind)
+        if first:
+            _log.warning("%s", message)
+
+    def counts(self) -> dict[str, int]:
+        """Problems by kind, and `spans.dropped`, since the process started (a copy)."""
+        with self._lock:
+            return dict(self._counts)

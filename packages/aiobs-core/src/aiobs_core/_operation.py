@@ -1,0 +1,148 @@
+"""The data of one run: what was asked (`Operation`) and what came back (`Outcome`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+AttributeValue = str | bool | int | float | Sequence[str]
+Attributes = Mapping[str, AttributeValue]
+Content = Sequence[Mapping[str, object]]
+"""Messages in the JSON shape of the GenAI conventions: `[{"role": …, "parts": […]}]`."""
+
+UsageSource = Literal["reported", "estimated", "missing", "cache_hit"]
+_NOTHING: Mapping[str, object] = {}
+_NO_ATTRIBUTES: Attributes = {}
+
+
+class Kind(str, Enum):
+    """What ran."""
+
+    WORKFLOW = "workflow"
+    AGENT = "agent"
+    MODEL = "model"
+    TOOL = "tool"
+    RETRIEVER = "retriever"
+    RERANKER = "reranker"
+    EMBEDDING = "embedding"
+    CHAIN = "chain"
+    PROMPT = "prompt"
+    PARSER = "parser"
+    GUARDRAIL = "guardrail"
+    EVALUATOR = "evaluator"
+
+
+class Stage(str, Enum):
+    """Part of a request that a run belongs to; an attribute of spans, not a level of the tree."""
+
+    PROMPT_RECEIVE = "prompt_receive"
+    PRE_PROCESS = "pre_process"
+    MODEL_INFERENCE = "model_inference"
+    EXTERNAL_API = "external_api"
+    POST_PROCESS = "post_process"
+    RESPONSE_SEND = "response_send"
+
+
+class RunStatus(str, Enum):
+    """How a run ended. Only `ERROR` sets the span's status to ERROR and counts as an error."""
+
+    SUCCESS = "success"
+    ERROR = "error"
+    CANCELLED = "cancelled"  # the caller gave up: task.cancel(), a timeout around the call
+    ABANDONED = "abandoned"  # nobody waited for the end: a broken-off stream, a dead thread
+    INTERRUPTED = "interrupted"  # paused on purpose, waiting for a person
+    TIMED_OUT = "timed_out"  # no end was seen within the TTL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one model call. None is unknown; 0 is a count.
+
+    `input_tokens` includes cache reads and writes, `output_tokens` includes reasoning, as the GenAI conventions say.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    source: UsageSource = "reported"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What was asked of a model, tool, retriever, agent, …
+
+    Everything here may leave the process except `content`, `params` and `metadata`: `content` is called only where
+    a privacy policy allows it, `params` and `metadata` pass an allow-list.
+
+    Attributes:
+        kind: What runs.
+        name: The tool, agent, workflow, node or function; for a model its class or the model name.
+        action: The GenAI operation name where `kind` does not settle it, such as `text_completion`.
+        stage: Part of the request, if other than the one `kind` implies.
+        provider: As in `gen_ai.provider.name`.
+        model: Model that is asked for.
+        endpoint: Base URL; only host and port are used.
+        params: Inference parameters under their GenAI names (`temperature`, `max_tokens`, …); others are ignored.
+        agent: Agent that the run belongs to.
+        conversation_id: Conversation or thread, as the application names it.
+        request_id: Request, as the application names it.
+        metadata: The application's metadata; only keys in `Settings.metadata_keys` are emitted.
+        attributes: Further attributes, by names of `aiobs_core.semconv`.
+        content: Input messages, rendered only on demand.
+        parent_kind: What this run proves about its parent (a graph node's parent is a graph).
+        resumes: True if the run continues a paused one of the same conversation.
+        numbers_attempts: True if each direct child is one attempt of the same thing.
+        attempt_of: Siblings with the same value are attempts of the same thing.
+    """
+
+    kind: Kind
+    name: str
+    action: str | None = None
+    stage: Stage | None = None
+    provider: str | None = None
+    model: str | None = None
+    endpoint: str | None = None
+    params: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
+    agent: str | None = None
+    conversation_id: str | None = None
+    request_id: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
+    attributes: Attributes = field(default_factory=lambda: _NO_ATTRIBUTES)
+    content: Callable[[], Content] | None = None
+    parent_kind: Kind | None = None
+    resumes: bool = False
+    numbers_attempts: bool = False
+    attempt_of: Hashable | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came back.
+
+    Attributes:
+        usage: Tokens, or None where the kind of run has none.
+        model: Model that answered, as the provider names it.
+        response_id: The provider's id of the response.
+        finish_reasons: One per choice.
+        attributes: Further attributes, by names of `aiobs_core.semconv`.
+        content: Output messages, rendered only on demand.
+        status: How it ended, where the verb does not settle it: a tool that returned an error, a paused graph.
+        error_type: Class name of an error that the framework handled.
+        events: Names of span events to add at the end.
+    """
+
+    usage: Usage | None = None
+    model: str | None = None
+    response_id: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    attributes: Attributes = field(default_factory=lambda: _NO_ATTRIBUTES)
+    content: Callable[[], Content] | None = None
+    status: RunStatus | None = None
+    error_type: str | None = None
+    events: tuple[str, ...] = ()

@@ -1,0 +1,214 @@
+"""Every name aiobs emits: attributes, span events and instrumentation scope, each with type, unit and source.
+
+Code, docs, dashboards and tests read names from here and write none of their own. `docs/semantic-conventions.md`
+is generated from `ATTRIBUTES` and `EVENTS`. `gen_ai.*` names follow the OpenTelemetry GenAI conventions; the
+generation (1.41, or the ones after the move to `semantic-conventions-genai`) is chosen by `AIOBS_SEMCONV`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+ValueType = Literal["string", "int", "double", "boolean", "string[]"]
+Generation = Literal["1.41", "latest"]
+
+SCHEMA_URL_1_41: Final = "https://opentelemetry.io/schemas/1.41.0"
+SCOPE_PREFIX: Final = "aiobs."  # the instrumentation scope of an adapter's spans: "aiobs.langchain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """One emitted attribute: its name, value type, unit (None where it has none), meaning and origin."""
+
+    name: str
+    type: ValueType
+    brief: str
+    unit: str | None = None
+    dialect: Literal["ai_agent", "gen_ai", "openinference", "otel"]
+    generation: Generation | None = None  # None: the same name in every generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One emitted span event."""
+
+    name: str
+    brief: str
+
+
+ATTRIBUTES: Final[dict[str, Attribute]] = {}
+EVENTS: Final[dict[str, Event]] = {}
+
+
+def _own(name: str, type_: ValueType, brief: str, unit: str | None = None) -> str:
+    ATTRIBUTES[name] = Attribute(name=name, type=type_, brief=brief, unit=unit, dialect="ai_agent")
+    return name
+
+
+def _gen_ai(
+    name: str, type_: ValueType, brief: str, unit: str | None = None, generation: Generation | None = None
+) -> str:
+    ATTRIBUTES[name] = Attribute(
+        name=name, type=type_, brief=brief, unit=unit, dialect="gen_ai", generation=generation
+    )
+    return name
+
+
+def _otel(name: str, type_: ValueType, brief: str) -> str:
+    ATTRIBUTES[name] = Attribute(name=name, type=type_, brief=brief, dialect="otel")
+    return name
+
+
+def _openinference(name: str, type_: ValueType, brief: str) -> str:
+    ATTRIBUTES[name] = Attribute(name=name, type=type_, brief=brief, dialect="openinference")
+    return name
+
+
+def _event(name: str, brief: str) -> str:
+    EVENTS[name] = Event(name=name, brief=brief)
+    return name
+
+
+# --- ai.agent.*: what a run was -----------------------------------------------------------------------------
+SPAN_KIND = _own("ai.agent.span.kind", "string", "What ran: workflow, agent, model, tool, retriever, …")
+STAGE = _own("ai.agent.stage", "string", "Part of the request: pre_process, model_inference, external_api, …")
+OUTCOME = _own("ai.agent.outcome", "string", "How it ended: success, error, cancelled, abandoned, interrupted, …")
+FRAMEWORK = _own("ai.agent.framework", "string", "Framework the run was observed in, such as langchain")
+AGENT_NAME = _own("ai.agent.name", "string", "Name of the agent that ran, or that the run belongs to")
+REQUEST_ID = _own("ai.agent.request.id", "string", "Id of the whole request, as given by the application")
+SESSION_ID = _own("ai.agent.session.id", "string", "Id of the conversation or session")
+TAGS = _own("ai.agent.tags", "string[]", "Tags set by using_attributes()")
+PROMPT_NAME = _own("ai.agent.prompt.name", "string", "Name of the prompt in the application's registry")
+PROMPT_VERSION = _own("ai.agent.prompt.version", "string", "Version of that prompt")
+METADATA_PREFIX: Final = _own("ai.agent.metadata", "string", "Prefix: one attribute per allow-listed metadata key")
+GRAPH_NODE = _own("ai.agent.graph.node", "string", "Node of the graph that ran")
+GRAPH_STEP = _own("ai.agent.graph.step", "int", "Step of the graph in which the node ran")
+RETRY_ATTEMPT = _own("ai.agent.retry.attempt", "int", "Attempt number of a retried operation, from 1")
+LINK_REASON = _own("ai.agent.link.reason", "string", "Why a span link exists: resume")
+TELEMETRY_ERROR = _own("ai.agent.telemetry.error", "string", "aiobs could not read this run fully: the error's type")
+
+# --- ai.agent.*: model calls --------------------------------------------------------------------------------
+PROVIDER_NAME = _own("ai.agent.provider.name", "string", "Who serves the model: openai, anthropic, aws.bedrock, …")
+MODEL_NAME = _own("ai.agent.model.name", "string", "Model that was asked for")
+MODEL_VERSION = _own("ai.agent.model.version", "string", "Model that answered, as the provider names it")
+MODEL_TEMPERATURE = _own("ai.agent.model.temperature", "double", "Sampling temperature")
+MODEL_MAX_TOKENS = _own("ai.agent.model.max_tokens", "int", "Limit of output tokens", "{token}")
+USAGE_INPUT_TOKENS = _own("ai.agent.usage.input_tokens", "int", "Input tokens, cached ones included", "{token}")
+USAGE_OUTPUT_TOKENS = _own(
+    "ai.agent.usage.output_tokens", "int", "Output tokens, reasoning included", "{token}"
+)
+USAGE_CACHE_READ_TOKENS = _own(
+    "ai.agent.usage.cache_read_tokens", "int", "Input tokens read from a cache", "{token}"
+)
+USAGE_CACHE_WRITE_TOKENS = _own(
+    "ai.agent.usage.cache_write_tokens", "int", "Input tokens written to a cache", "{token}"
+)
+USAGE_REASONING_TOKENS = _own(
+    "ai.agent.usage.reasoning_tokens", "int", "Output tokens spent on reasoning", "{token}"
+)
+USAGE_AUDIO_INPUT_TOKENS = _own("ai.agent.usage.audio_input_tokens", "int", "Input tokens of audio", "{token}")
+USAGE_AUDIO_OUTPUT_TOKENS = _own("ai.agent.usage.audio_output_tokens", "int", "Output tokens of audio", "{token}")
+USAGE_SOURCE = _own("ai.agent.usage.source", "string", "reported, estimated, missing or cache_hit")
+TIME_TO_FIRST_CHUNK_S = _own("ai.agent.time_to_first_chunk_s", "double", "Start to first streamed chunk", "s")
+CHUNK_COUNT = _own("ai.agent.chunk.count", "int", "Streamed chunks received", "{chunk}")
+
+# --- ai.agent.*: counts and sizes of content that stays in the process ----------------------------------------
+INPUT_MESSAGE_COUNT = _own("ai.agent.input.message_count", "int", "Messages sent to the model", "{message}")
+INPUT_SIZE_CHARS = _own("ai.agent.input.size_chars", "int", "Characters of text sent", "{character}")
+OUTPUT_SIZE_CHARS = _own("ai.agent.output.size_chars", "int", "Characters of text received", "{character}")
+OUTPUT_TOOL_CALL_COUNT = _own("ai.agent.output.tool_call_count", "int", "Tool calls the model asked for", "{call}")
+DOCUMENT_COUNT = _own("ai.agent.retrieval.document_count", "int", "Documents returned", "{document}")
+
+# --- ai.agent.*: calls to the outside -----------------------------------------------------------------------
+API_NAME = _own("ai.agent.api.name", "string", "Tool or API that was called")
+ENDPOINT = _own("ai.agent.endpoint", "string", "Host and port of the endpoint; never path, query or credentials")
+STATUS_CODE = _own("ai.agent.status_code", "int", "HTTP status of the failed call, as its exception carries it")
+
+# --- gen_ai.* -----------------------------------------------------------------------------------------------
+GEN_AI_OPERATION_NAME = _gen_ai("gen_ai.operation.name", "string", "chat, execute_tool, invoke_agent, …")
+GEN_AI_PROVIDER_NAME = _gen_ai("gen_ai.provider.name", "string", "Provider")
+GEN_AI_REQUEST_MODEL = _gen_ai("gen_ai.request.model", "string", "Model that was asked for")
+GEN_AI_REQUEST_TEMPERATURE = _gen_ai("gen_ai.request.temperature", "double", "Temperature")
+GEN_AI_REQUEST_MAX_TOKENS = _gen_ai("gen_ai.request.max_tokens", "int", "Output limit", "{token}")
+GEN_AI_REQUEST_TOP_P = _gen_ai("gen_ai.request.top_p", "double", "Nucleus sampling")
+GEN_AI_REQUEST_TOP_K = _gen_ai("gen_ai.request.top_k", "int", "Top-k sampling")
+GEN_AI_REQUEST_FREQUENCY_PENALTY = _gen_ai("gen_ai.request.frequency_penalty", "double", "Frequency penalty")
+GEN_AI_REQUEST_PRESENCE_PENALTY = _gen_ai("gen_ai.request.presence_penalty", "double", "Presence penalty")
+GEN_AI_REQUEST_SEED = _gen_ai("gen_ai.request.seed", "int", "Seed")
+GEN_AI_REQUEST_CHOICE_COUNT = _gen_ai("gen_ai.request.choice.count", "int", "Choices asked for, if not 1")
+GEN_AI_REQUEST_STREAM = _gen_ai("gen_ai.request.stream", "boolean", "Whether chunks were streamed", None, "latest")
+GEN_AI_RESPONSE_ID = _gen_ai("gen_ai.response.id", "string", "Id of the response")
+GEN_AI_RESPONSE_MODEL = _gen_ai("gen_ai.response.model", "string", "Model that answered")
+GEN_AI_RESPONSE_FINISH_REASONS = _gen_ai("gen_ai.response.finish_reasons", "string[]", "One per choice")
+GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK = _gen_ai(
+    "gen_ai.response.time_to_first_chunk", "double", "Time to first chunk", "s", "latest"
+)
+GEN_AI_USAGE_INPUT_TOKENS = _gen_ai("gen_ai.usage.input_tokens", "int", "Input tokens, cached included", "{token}")
+GEN_AI_USAGE_OUTPUT_TOKENS = _gen_ai("gen_ai.usage.output_tokens", "int", "Output tokens", "{token}")
+GEN_AI_USAGE_CACHE_READ = _gen_ai(
+    "gen_ai.usage.cache_read.input_tokens", "int", "Input tokens read from a cache", "{token}"
+)
+GEN_AI_USAGE_CACHE_CREATION = _gen_ai(
+    "gen_ai.usage.cache_creation.input_tokens", "int", "Input tokens written to a cache", "{token}", "1.41"
+)
+GEN_AI_USAGE_CACHE_WRITE = _gen_ai(
+    "gen_ai.usage.cache_write.input_tokens", "int", "Input tokens written to a cache", "{token}", "latest"
+)
+GEN_AI_USAGE_REASONING = _gen_ai(
+    "gen_ai.usage.reasoning.output_tokens", "int", "Reasoning tokens", "{token}", "latest"
+)
+GEN_AI_CONVERSATION_ID = _gen_ai("gen_ai.conversation.id", "string", "Conversation; never made up")
+GEN_AI_AGENT_NAME = _gen_ai("gen_ai.agent.name", "string", "Agent")
+GEN_AI_WORKFLOW_NAME = _gen_ai("gen_ai.workflow.name", "string", "Workflow")
+GEN_AI_TOOL_NAME = _gen_ai("gen_ai.tool.name", "string", "Tool")
+GEN_AI_TOOL_TYPE = _gen_ai("gen_ai.tool.type", "string", "function, extension or datastore")
+GEN_AI_TOOL_CALL_ID = _gen_ai("gen_ai.tool.call.id", "string", "Id of the tool call")
+GEN_AI_DATA_SOURCE_ID = _gen_ai("gen_ai.data_source.id", "string", "Vector store or other source")
+GEN_AI_EMBEDDINGS_DIMENSION_COUNT = _gen_ai("gen_ai.embeddings.dimension.count", "int", "Vector length")
+GEN_AI_PROMPT_NAME = _gen_ai("gen_ai.prompt.name", "string", "Prompt")
+
+# --- stable OpenTelemetry -----------------------------------------------------------------------------------
+ERROR_TYPE = _otel("error.type", "string", "Class of the error; never its message")
+SERVER_ADDRESS = _otel("server.address", "string", "Host of the endpoint")
+SERVER_PORT = _otel("server.port", "int", "Port of the endpoint")
+EXCEPTION_TYPE = _otel("exception.type", "string", "Class of a recorded exception; never its message or stack")
+
+# --- OpenInference (AIOBS_DIALECTS=openinference) --------------------------------------------------------------
+OI_SPAN_KIND = _openinference("openinference.span.kind", "string", "LLM, TOOL, CHAIN, AGENT, RETRIEVER, …")
+OI_LLM_MODEL_NAME = _openinference("llm.model_name", "string", "Model")
+OI_LLM_PROVIDER = _openinference("llm.provider", "string", "Provider")
+OI_TOKENS_PROMPT = _openinference("llm.token_count.prompt", "int", "Input tokens")
+OI_TOKENS_COMPLETION = _openinference("llm.token_count.completion", "int", "Output tokens")
+OI_TOKENS_TOTAL = _openinference("llm.token_count.total", "int", "Input and output tokens")
+OI_TOKENS_CACHE_READ = _openinference("llm.token_count.prompt_details.cache_read", "int", "Cached input tokens")
+OI_TOKENS_CACHE_WRITE = _openinference(
+    "llm.token_count.prompt_details.cache_write", "int", "Input tokens written to a cache"
+)
+OI_TOKENS_REASONING = _openinference(
+    "llm.token_count.completion_details.reasoning", "int", "Reasoning tokens"
+)
+OI_TOOL_NAME = _openinference("tool.name", "string", "Tool")
+OI_EMBEDDING_MODEL = _openinference("embedding.model_name", "string", "Embedding model")
+OI_RERANKER_MODEL = _openinference("reranker.model_name", "string", "Reranker model")
+OI_AGENT_NAME = _openinference("agent.name", "string", "Agent")
+OI_SESSION_ID = _openinference("session.id", "string", "Session")
+OI_TAGS = _openinference("tag.tags", "string[]", "Tags")
+OI_GRAPH_NODE_ID = _openinference("graph.node.id", "string", "Graph node")
+
+# --- span events ----------------------------------------------------------------------------------------------
+EVENT_INTERRUPT = _event("ai.agent.interrupt", "A graph paused and waits for a person")
+EVENT_RESUME = _event("ai.agent.resume", "A paused graph goes on")
+EVENT_HANDOFF = _event("ai.agent.handoff", "Control went to another agent or graph")
+EVENT_RETRY = _event("ai.agent.retry", "The framework is about to try again")
+EVENT_CUSTOM_PREFIX: Final = _event("ai.agent.custom", "Prefix: an event the application dispatched, by its name")
+EVENT_EXCEPTION = _event("exception", "An exception was recorded on the span: its type only")
+
+GEN_AI_OPERATIONS: Final = {
+    "model": "chat",
+    "embedding": "embeddings",
+    "retriever": "retrieval",
+    "tool": "execute_tool",
+    "agent": "invoke_agent",
+    "workflow": "invoke_workflow",
+}
