@@ -94,6 +94,14 @@ def _dialects(value: object) -> tuple[str, ...]:
     return tuple(name for name in accepted if name == "ai_agent" or name in given)
 
 
+def _exporters(value: object) -> tuple[str, ...]:
+    accepted = ("otlp", "none", "console")
+    given = _names(value)
+    if any(name not in accepted for name in given):
+        raise ValueError("any of " + ", ".join(accepted) + ", separated by commas")
+    return given
+
+
 def _text(value: object) -> str:
     if not isinstance(value, (str, Path)):
         raise ValueError("text")
@@ -197,9 +205,9 @@ class Settings:
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL OTEL_EXPORTER_OTLP_PROTOCOL",
         "`grpc` or `http/protobuf`. Unset: `grpc` for port 4317, else `http/protobuf`.",
     )
-    traces_exporter: str = _setting(
-        _choice("", "otlp", "none", "console"),
-        "",
+    traces_exporter: tuple[str, ...] = _setting(
+        _exporters,
+        (),
         "OTEL_TRACES_EXPORTER",
         "`none`: send nothing although an endpoint is set; `otlp`: send, to the protocol's default endpoint if none "
         "is set; `console`: print the tree.",

@@ -85,6 +85,8 @@ METADATA_PREFIX: Final = _own("ai.agent.metadata", "string", "Prefix: one attrib
 GRAPH_NODE = _own("ai.agent.graph.node", "string", "Node of the graph that ran")
 GRAPH_STEP = _own("ai.agent.graph.step", "int", "Step of the graph in which the node ran")
 RETRY_ATTEMPT = _own("ai.agent.retry.attempt", "int", "Attempt number of a retried operation, from 1")
+RESUME_WAIT_S = _own("ai.agent.resume.wait_s", "double", "Time a paused run waited before it was resumed", "s")
+INTERRUPT_ID = _own("ai.agent.interrupt.id", "string", "Id of the interrupt that paused the run")
 LINK_REASON = _own("ai.agent.link.reason", "string", "Why a span link exists: resume")
 TELEMETRY_ERROR = _own("ai.agent.telemetry.error", "string", "aiobs could not read this run fully: the error's type")
 
@@ -138,6 +140,9 @@ GEN_AI_REQUEST_PRESENCE_PENALTY = _gen_ai("gen_ai.request.presence_penalty", "do
 GEN_AI_REQUEST_SEED = _gen_ai("gen_ai.request.seed", "int", "Seed")
 GEN_AI_REQUEST_CHOICE_COUNT = _gen_ai("gen_ai.request.choice.count", "int", "Choices asked for, if not 1")
 GEN_AI_REQUEST_STREAM = _gen_ai("gen_ai.request.stream", "boolean", "Whether chunks were streamed", None, "latest")
+GEN_AI_REQUEST_REASONING_LEVEL = _gen_ai(
+    "gen_ai.request.reasoning.level", "string", "Reasoning effort asked for", None, "latest"
+)
 GEN_AI_RESPONSE_ID = _gen_ai("gen_ai.response.id", "string", "Id of the response")
 GEN_AI_RESPONSE_MODEL = _gen_ai("gen_ai.response.model", "string", "Model that answered")
 GEN_AI_RESPONSE_FINISH_REASONS = _gen_ai("gen_ai.response.finish_reasons", "string[]", "One per choice")

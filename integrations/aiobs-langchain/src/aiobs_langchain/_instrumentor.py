@@ -1,0 +1,49 @@
+"""Zero-code registration, through LangChain's own configure hook: nothing is patched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from langchain_core.tracers.context import register_configure_hook
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # not re-exported
+
+from aiobs_langchain._handler import AiObsCallbackHandler
+
+
+class _Hook:
+    """What LangChain asks for the handler of a run; a context variable's `get`, with a value for all contexts."""
+
+    handler: AiObsCallbackHandler | None = None
+    registered = False
+
+    def get(self) -> AiObsCallbackHandler | None:
+        return self.handler
+
+
+_hook: Final = _Hook()
+
+
+class LangChainInstrumentor(BaseInstrumentor):
+    """Records every LangChain and LangGraph run of the process, without passing callbacks.
+
+    Also found by `opentelemetry-instrument` under the name `aiobs_langchain`. A handler given in `config` is used
+    instead of this one, so nothing is recorded twice. LangGraph's `on_interrupt` and `on_resume` do not reach hooks;
+    pauses are seen all the same.
+
+    Example:
+        >>> LangChainInstrumentor().instrument()
+        >>> LangChainInstrumentor().uninstrument()
+    """
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        return ("langchain-core >= 1.0, < 2",)
+
+    def _instrument(self, **_: Any) -> None:
+        _hook.handler = AiObsCallbackHandler()
+        if not _hook.registered:  # hooks cannot be taken back; an empty one costs a function call per run
+            register_configure_hook(_hook, inheritable=True, handle_class=AiObsCallbackHandler)  # type: ignore[arg-type]
+            _hook.registered = True
+
+    def _uninstrument(self, **_: Any) -> None:
+        _hook.handler = None

@@ -1,0 +1,258 @@
+"""Pure functions: the arguments of LangChain's start events → `Operation`. They run in the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aiobs_core import Kind, Operation, Stage, semconv
+
+Serialized = Mapping[str, Any] | None
+Tags = Sequence[str] | None
+Metadata = Mapping[str, Any] | None
+
+_STAGE_TAG: Final = "aiobs:stage:"
+_STAGE_KEY: Final = "aiobs_stage"
+_STAGES: Final = {stage.value: stage for stage in Stage}
+_NODE_STAGES: Final = {
+    "before_agent": Stage.PRE_PROCESS,
+    "before_model": Stage.PRE_PROCESS,
+    "after_model": Stage.POST_PROCESS,
+    "after_agent": Stage.POST_PROCESS,
+}
+_CONVERSATION_KEYS: Final = ("thread_id", "session_id", "conversation_id")
+_AGENT_INTEGRATION: Final = "langchain_create_agent"
+_PROVIDERS: Final = {  # LangChain's names → OpenTelemetry's; any other is taken as it is
+    "amazon_bedrock": "aws.bedrock",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "azure": "azure.ai.openai",
+    "azure_openai": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "google_genai": "gcp.gen_ai",
+    "google_vertexai": "gcp.vertex_ai",
+    "vertexai": "gcp.vertex_ai",
+    "mistralai": "mistral_ai",
+    "mistral": "mistral_ai",
+    "ibm": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+_BASE_URL_KEYS: Final = ("openai_api_base", "base_url", "azure_endpoint", "endpoint_url", "anthropic_api_url", "api_base")
+_PARAMS: Final = {  # LangChain's and the providers' names → GenAI's
+    "temperature": "temperature",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "max_tokens_to_sample": "max_tokens",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+    "n": "n",
+    "reasoning_effort": "reasoning_effort",
+}
+
+
+def chat_model(
+    serialized: Serialized,
+    messages: Sequence[Sequence[Any]],
+    tags: Tags,
+    metadata: Metadata,
+    kwargs: Mapping[str, Any],
+) -> Operation:
+    """`on_chat_model_start`."""
+    count = size = 0
+    for prompt in messages or ():
+        count += len(prompt)
+        for message in prompt:
+            size += text_size(getattr(message, "content", None))
+    counts = {semconv.INPUT_MESSAGE_COUNT: count, semconv.INPUT_SIZE_CHARS: size}
+    return _model("chat", serialized, tags, metadata, kwargs, counts)
+
+
+def text_model(
+    serialized: Serialized, prompts: Sequence[str], tags: Tags, metadata: Metadata, kwargs: Mapping[str, Any]
+) -> Operation:
+    """`on_llm_start`."""
+    counts = {
+        semconv.INPUT_MESSAGE_COUNT: len(prompts or ()),
+        semconv.INPUT_SIZE_CHARS: sum(text_size(prompt) for prompt in prompts or ()),
+    }
+    return _model("text_completion", serialized, tags, metadata, kwargs, counts)
+
+
+def _model(
+    action: str,
+    serialized: Serialized,
+    tags: Tags,
+    metadata: Metadata,
+    kwargs: Mapping[str, Any],
+    counts: Mapping[str, int],
+) -> Operation:
+    metadata = metadata or {}
+    invocation = kwargs.get("invocation_params") or {}
+    params: dict[str, object] = {}
+    if "ls_temperature" in metadata:
+        params["temperature"] = metadata["ls_temperature"]
+    if "ls_max_tokens" in metadata:
+        params["max_tokens"] = metadata["ls_max_tokens"]
+    for name, value in invocation.items():
+        known = _PARAMS.get(name)
+        if known is not None and value is not None:
+            params[known] = value
+    model = first_text(metadata, ("ls_model_name",)) or first_text(invocation, ("model", "model_name", "model_id"))
+    provider = first_text(metadata, ("ls_provider",))
+    return Operation(
+        kind=Kind.MODEL,
+        name=model or first_text(invocation, ("_type",)) or _name(serialized, kwargs.get("name"), "model"),
+        action=action,
+        stage=_stage(tags, metadata),
+        provider=_PROVIDERS.get(provider, provider) if provider is not None else None,
+        model=model,
+        endpoint=_endpoint(serialized),
+        params=params,
+        agent=first_text(metadata, ("lc_agent_name",)),
+        conversation_id=first_text(metadata, _CONVERSATION_KEYS),
+        request_id=first_text(metadata, ("request_id",)),
+        metadata=metadata,
+        attributes=counts,
+    )
+
+
+def chain(
+    serialized: Serialized,
+    name: str | None,
+    run_type: str | None,
+    tags: Tags,
+    metadata: Metadata,
+    resumes: bool,  # noqa: FBT001 (bound positionally by the handler)
+) -> Operation:
+    """`on_chain_start`: chains, prompts, parsers, graphs, their nodes, and agents."""
+    metadata = metadata or {}
+    name = name or _name(serialized, None, "chain")
+    integration = metadata.get("ls_integration")
+    agent = first_text(metadata, ("lc_agent_name",))
+    is_node = any(tag.startswith("graph:step:") for tag in tags or ())
+    parent_kind: Kind | None = None
+    attempt_of: str | None = None
+    attributes: dict[str, str | int] = {}
+    kind = Kind.CHAIN
+    stage: Stage | None = None
+    if run_type == "prompt":
+        kind = Kind.PROMPT
+    elif run_type == "parser":
+        kind = Kind.PARSER
+    elif is_node:
+        node, step = metadata.get("langgraph_node"), metadata.get("langgraph_step")
+        attributes[semconv.GRAPH_NODE] = node if isinstance(node, str) else name
+        if isinstance(step, int):
+            attributes[semconv.GRAPH_STEP] = step
+        # LangChain before 1.1 does not say what built the graph; only create_agent and look-alikes have a node "model".
+        is_agent = integration == _AGENT_INTEGRATION or (integration is None and name == "model")
+        parent_kind = Kind.AGENT if is_agent else Kind.WORKFLOW
+        attempt_of = first_text(metadata, ("langgraph_checkpoint_ns",))
+        stage = _NODE_STAGES.get(name.rpartition(".")[2])
+    elif name == agent or (integration == _AGENT_INTEGRATION and "langgraph_node" not in metadata):
+        kind = Kind.AGENT
+    elif integration == "langgraph" and "langgraph_node" not in metadata:
+        kind = Kind.WORKFLOW
+    return Operation(
+        kind=kind,
+        name=name,
+        stage=_stage(tags, metadata) or stage,
+        agent=agent,
+        conversation_id=first_text(metadata, _CONVERSATION_KEYS),
+        request_id=first_text(metadata, ("request_id",)),
+        metadata=metadata,
+        attributes=attributes,
+        parent_kind=parent_kind,
+        resumes=resumes,
+        numbers_attempts=name.startswith("RunnableRetry"),
+        attempt_of=attempt_of,
+    )
+
+
+def tool(
+    serialized: Serialized, tags: Tags, metadata: Metadata, name: str | None, tool_call_id: str | None
+) -> Operation:
+    """`on_tool_start`."""
+    metadata = metadata or {}
+    attributes = {semconv.GEN_AI_TOOL_TYPE: "function"}
+    if isinstance(tool_call_id, str):
+        attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool_call_id
+    return Operation(
+        kind=Kind.TOOL,
+        name=_name(serialized, name, "tool"),
+        stage=_stage(tags, metadata),
+        agent=first_text(metadata, ("lc_agent_name",)),
+        conversation_id=first_text(metadata, _CONVERSATION_KEYS),
+        request_id=first_text(metadata, ("request_id",)),
+        metadata=metadata,
+        attributes=attributes,
+    )
+
+
+def retriever(serialized: Serialized, tags: Tags, metadata: Metadata, name: str | None) -> Operation:
+    """`on_retriever_start`."""
+    metadata = metadata or {}
+    source = first_text(metadata, ("ls_vector_store_provider", "ls_retriever_name"))
+    return Operation(
+        kind=Kind.RETRIEVER,
+        name=source or _name(serialized, name, "retriever"),
+        stage=_stage(tags, metadata),
+        agent=first_text(metadata, ("lc_agent_name",)),
+        conversation_id=first_text(metadata, _CONVERSATION_KEYS),
+        request_id=first_text(metadata, ("request_id",)),
+        metadata=metadata,
+    )
+
+
+def text_size(content: object) -> int:
+    """Characters of text in a message's content: a string, or a list of strings and text blocks."""
+    if isinstance(content, str):
+        return len(content)
+    if not isinstance(content, list):
+        return 0
+    size = 0
+    for block in content:
+        text = block.get("text") if isinstance(block, dict) else block
+        if isinstance(text, str):
+            size += len(text)
+    return size
+
+
+def _name(serialized: Serialized, name: str | None, fallback: str) -> str:
+    if isinstance(name, str) and name:
+        return name
+    if isinstance(serialized, dict):
+        given = serialized.get("name")
+        if isinstance(given, str) and given:
+            return given
+        path = serialized.get("id")
+        if isinstance(path, list) and path and isinstance(path[-1], str):
+            return path[-1]
+    return fallback
+
+
+def _endpoint(serialized: Serialized) -> str | None:
+    kwargs = serialized.get("kwargs") if isinstance(serialized, dict) else None
+    return first_text(kwargs, _BASE_URL_KEYS) if isinstance(kwargs, dict) else None
+
+
+def first_text(source: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """The first non-empty text under one of the keys."""
+    for key in keys:
+        value = source.get(key)
+        if value and isinstance(value, str):
+            return value
+    return None
+
+
+def _stage(tags: Tags, metadata: Mapping[str, Any]) -> Stage | None:
+    if _STAGE_KEY in metadata:
+        return _STAGES.get(str(metadata[_STAGE_KEY]))
+    for tag in tags or ():
+        if tag.startswith(_STAGE_TAG):
+            return _STAGES.get(tag[len(_STAGE_TAG) :])
+    return None

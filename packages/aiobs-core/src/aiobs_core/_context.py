@@ -1,0 +1,101 @@
+"""What holds for everything inside a block: request identity, tags, prompt, suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+from opentelemetry.context import attach, detach, set_value
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as SUPPRESS_KEY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestAttributes:
+    """Identity of the request that runs belong to; see `using_attributes`."""
+
+    request_id: str | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    tags: tuple[str, ...] = ()
+    prompt_name: str | None = None
+    prompt_version: str | None = None
+
+
+request_attributes: ContextVar[RequestAttributes | None] = ContextVar("aiobs_request_attributes", default=None)
+
+
+@contextmanager
+def using_attributes(
+    *,
+    request_id: str | None = None,
+    user_id: str | None = None,
+    session_id: str | None = None,
+    conversation_id: str | None = None,
+    tags: Sequence[str] = (),
+    prompt_name: str | None = None,
+    prompt_version: str | None = None,
+) -> Iterator[None]:
+    """Put the request's identity on every run started inside the block.
+
+    Blocks nest: an inner one adds to the outer one and wins where both set the same. The values follow the context
+    into tasks, and into threads that copy it; runs also inherit them from their parent.
+
+    Args:
+        request_id: `ai.agent.request.id`.
+        user_id: Kept in the process: this release has no keyed hash for it yet, and it never leaves unhashed.
+        session_id: `ai.agent.session.id` and `gen_ai.conversation.id`.
+        conversation_id: Another name for `session_id`.
+        tags: `ai.agent.tags`; added to the outer block's.
+        prompt_name: `ai.agent.prompt.name`.
+        prompt_version: `ai.agent.prompt.version`.
+
+    Example:
+        >>> with using_attributes(request_id="r-17", session_id="s-4"):
+        ...     pass  # chain.invoke(...)
+    """
+    given = {
+        "request_id": request_id,
+        "user_id": user_id,
+        "session_id": session_id or conversation_id,
+        "prompt_name": prompt_name,
+        "prompt_version": prompt_version,
+    }
+    outer = request_attributes.get() or RequestAttributes()
+    inner = replace(
+        outer,
+        tags=(*outer.tags, *(tag for tag in _strings(tags) if tag not in outer.tags)),
+        **{name: str(value) for name, value in given.items() if value is not None},
+    )
+    token = request_attributes.set(inner)
+    try:
+        yield
+    finally:
+        _reset(token, outer)
+
+
+def _strings(tags: Sequence[str]) -> tuple[str, ...]:
+    return (tags,) if isinstance(tags, str) else tuple(str(tag) for tag in tags)
+
+
+def _reset(token: object, outer: RequestAttributes) -> None:
+    try:
+        request_attributes.reset(token)  # type: ignore[arg-type]  # Token's parameter is not nameable on 3.10
+    except ValueError:  # an async generator was closed in another context, where nothing is left to reset
+        request_attributes.set(outer if outer != RequestAttributes() else None)
+
+
+@contextmanager
+def suppressed() -> Iterator[None]:
+    """Record nothing for runs started inside the block; OpenTelemetry's own suppression key.
+
+    Other instrumentations that honour the key stay silent, too.
+    """
+    token = attach(set_value(SUPPRESS_KEY, True))  # noqa: FBT003 (OpenTelemetry's signature)
+    try:
+        yield
+    finally:
+        detach(token)
+
+

@@ -1,0 +1,296 @@
+"""The corridor: ended spans go from a bounded queue through an ordered list of stages to the destinations.
+
+One daemon thread per process does all the work. Ended runs and spans of other instrumentations arrive in the same
+queue, so they share every stage from `decide` on.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.context import attach, set_value
+from opentelemetry.sdk.trace import ReadableSpan
+
+from aiobs_core._context import SUPPRESS_KEY
+from aiobs_core._health import Health
+from aiobs_core._run import Reader, Run
+from aiobs_core._span import AgentSpan, LocalTrace, new_span_id, new_trace_id
+from aiobs_core.export.destinations import Destinations
+from aiobs_core.signals.spans import Renderer
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import SpanContext, TracerProvider
+
+    from aiobs_core._settings import Settings
+
+Arrived = AgentSpan | ReadableSpan
+InCorridor = AgentSpan | Run | ReadableSpan
+Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
+"""Takes a batch, returns what goes on. Called by the worker only; what it raises is counted and skips the stage."""
+
+_MAX_BATCH: Final = 1_024
+_IDLE_S: Final = 30.0
+
+
+class _Marker:
+    """Queued by `flush`: everything before it has to be delivered; `close` also shuts the destinations."""
+
+    __slots__ = ("close", "deadline", "delivered", "done")
+
+    def __init__(self, *, timeout_s: float, close: bool) -> None:
+        self.deadline = time.monotonic() + timeout_s
+        self.close = close
+        self.delivered = False
+        self.done = threading.Event()
+
+
+class Pipeline:
+    """Queue, worker and stages; `put` is the only part that runs on the application's threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        health: Health,
+        *,
+        housekeeping: Callable[[Sequence[AgentSpan], int], int],
+        exporters: Sequence[SpanExporter] | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        self._settings = settings
+        self._health = health
+        self._housekeeping = housekeeping
+        self._exporters = exporters
+        self._tracer_provider = tracer_provider
+        self.is_open = False
+        self.new_span_id = new_span_id
+        self._new_trace_id = new_trace_id
+        self._destinations: Destinations | None = None
+        self._stages: tuple[Stage, ...] = ()
+        self._reader = Reader(health)
+        self._renew_threading()
+
+    def _renew_threading(self) -> None:
+        self._queue: queue.SimpleQueue[Arrived | _Marker] = queue.SimpleQueue()  # put() is safe in finalizers
+        self._queue_size = self._settings.queue_size
+        self._worker: threading.Thread | None = None
+        self._hurry = threading.Event()
+        self._lock = threading.RLock()
+
+    # --- on the application's threads ---------------------------------------------------------------------------
+
+    def put(self, span: Arrived) -> None:
+        """Hand over an ended span; drops and counts it if the queue is full."""
+        if self._queue.qsize() >= self._queue_size:
+            self._health.problem(
+                "queue.full",
+                f"aiobs: {self._queue_size} ended spans wait for the worker (AIOBS_QUEUE_SIZE); new ones are dropped "
+                "until it catches up.",
+                lost=1,
+            )
+            return
+        self._queue.put(span)
+        if self._worker is None:
+            self._start_worker()
+
+    def new_trace(self, context: Context, parent: SpanContext | None) -> LocalTrace:
+        """The trace of a local root: the parent's, or a new one on which the head sampler has decided."""
+        if parent is not None and parent.is_valid:
+            trace_id, state = parent.trace_id, parent.trace_state
+        else:
+            trace_id, state = self._new_trace_id(), None
+        destinations = self._destinations
+        sampler = destinations.head_sampler if destinations is not None else None
+        if sampler is not None:
+            result = sampler.should_sample(context, trace_id, "invoke")
+            return LocalTrace(trace_id, sampled=result.decision.is_sampled(), state=result.trace_state or state)
+        return LocalTrace(trace_id, sampled=parent is None or parent.trace_flags.sampled, state=state)
+
+    def open(self) -> None:
+        """Find or make the TracerProvider and assemble the stages; once per process and configuration."""
+        with self._lock:
+            if self.is_open:
+                return
+            destinations = Destinations(
+                self._settings,
+                self._health,
+                foreign_spans=self.put,
+                exporters=self._exporters,
+                tracer_provider=self._tracer_provider,
+            )
+            if destinations.id_generator is not None:  # the application's own, such as the one for X-Ray
+                self.new_span_id = destinations.id_generator.generate_span_id
+                self._new_trace_id = destinations.id_generator.generate_trace_id
+            self._destinations = destinations
+            self._stages = self._assemble(destinations)
+            self.is_open = True
+
+    def _assemble(self, destinations: Destinations) -> tuple[Stage, ...]:
+        render = Renderer(self._settings, destinations.resource, self._health)
+        return (
+            self._read,
+            _decide,
+            render,
+            destinations.deliver,
+        )
+
+    def flush(self, timeout_s: float) -> bool:
+        """Deliver what was put before; False if that took longer than `timeout_s`."""
+        return self._pass_marker(timeout_s, close=False)
+
+    def shutdown(self, timeout_s: float) -> bool:
+        """Flush, close the destinations and end the worker; the next run opens everything again."""
+        return self._pass_marker(timeout_s, close=True)
+
+    def reconfigure(
+        self,
+        settings: Settings,
+        *,
+        exporters: Sequence[SpanExporter] | None,
+        tracer_provider: TracerProvider | None,
+    ) -> None:
+        """Deliver what is queued, then use the new settings and destinations."""
+        self.shutdown(self._settings.export_timeout_s)
+        with self._lock:
+            self._settings = settings
+            self._queue_size = settings.queue_size
+            self._exporters = exporters
+            self._tracer_provider = tracer_provider
+
+    def after_fork_in_child(self) -> Health:
+        """Start afresh in a forked child: the parent's threads, locks and connections are not ours."""
+        self._health = Health()
+        self._reader = Reader(self._health)
+        if self._destinations is not None:
+            self._destinations.forget_after_fork(self._health)
+        self.is_open = False
+        self._renew_threading()
+        return self._health
+
+    def _pass_marker(self, timeout_s: float, *, close: bool) -> bool:
+        if threading.current_thread() is self._worker:
+            return False  # an exporter that flushes would wait for itself
+        marker = _Marker(timeout_s=timeout_s, close=close)
+        with self._lock:
+            if self._worker is None and self._queue.empty() and not self.is_open:
+                return True
+            self._queue.put(marker)
+            if self._worker is None:
+                self._start_worker()
+        self._hurry.set()
+        return marker.done.wait(timeout_s) and marker.delivered
+
+    def _start_worker(self) -> None:
+        with self._lock:
+            if self._worker is not None:
+                return
+            worker = threading.Thread(target=self._work, name="aiobs-worker", daemon=True)
+            try:
+                worker.start()
+            except RuntimeError:  # the interpreter is shutting down and takes no new threads
+                self._health.problem(
+                    "worker.not_started",
+                    "aiobs: the interpreter is shutting down; runs that ended just now are not recorded.",
+                    lost=self._queue.qsize(),
+                )
+                return
+            self._worker = worker
+
+    # --- on the worker --------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        attach(set_value(SUPPRESS_KEY, True))  # noqa: FBT003  our own I/O is not the application's
+        process, arrivals = os.getpid(), self._queue
+        next_call_ns = 0
+        while os.getpid() == process and arrivals is self._queue:
+            wait_s = max(0.0, (next_call_ns - time.perf_counter_ns()) / 1e9)
+            try:
+                first: Arrived | _Marker | None = arrivals.get(timeout=min(wait_s, _IDLE_S))
+            except queue.Empty:
+                first = None
+            else:
+                if not isinstance(first, _Marker) and arrivals.qsize() < _MAX_BATCH:
+                    self._hurry.wait(self._settings.flush_interval_s)
+            batch, markers = self._gather(first)
+            self._pass_through(batch)
+            ended = [span for span in batch if type(span) is AgentSpan]
+            next_call_ns = self._housekeeping(ended, time.perf_counter_ns())
+            if markers and self._answer(markers):
+                return
+
+    def _gather(self, first: Arrived | _Marker | None) -> tuple[list[Arrived], list[_Marker]]:
+        batch: list[Arrived] = []
+        markers: list[_Marker] = []
+        item = first
+        while True:
+            if isinstance(item, _Marker):
+                markers.append(item)
+            elif item is not None:
+                batch.append(item)
+            if len(batch) >= _MAX_BATCH or markers:
+                return batch, markers
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, markers
+
+    def _pass_through(self, batch: Sequence[InCorridor]) -> None:
+        if batch and not self.is_open:
+            self.open()
+        for stage in self._stages:
+            if not batch:
+                return
+            try:
+                batch = stage(batch)
+            except Exception as error:  # noqa: BLE001 (one broken stage must not stop the worker; counted)
+                name = getattr(stage, "__name__", type(stage).__name__)
+                self._health.problem(
+                    f"stage.{name}",
+                    f"aiobs: the stage {name} failed on a batch ({type(error).__name__}: {error}); its spans are lost.",
+                    lost=len(batch),
+                )
+                return
+
+    def _read(self, batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+        read = self._reader.read
+        out: list[InCorridor] = []
+        for item in batch:
+            if isinstance(item, AgentSpan):
+                run = read(item)
+                if run is not None:
+                    out.append(run)
+            else:
+                out.append(item)
+        return out
+
+    def _answer(self, markers: Sequence[_Marker]) -> bool:
+        self._hurry.clear()
+        destinations = self._destinations
+        for marker in markers:
+            left_s = max(0.0, marker.deadline - time.monotonic())
+            marker.delivered = destinations is None or destinations.force_flush(left_s)
+            if marker.close:
+                self._close(left_s)
+            marker.done.set()
+        return any(marker.close for marker in markers)
+
+    def _close(self, timeout_s: float) -> None:
+        with self._lock:
+            if self._destinations is not None:
+                self._destinations.shutdown(timeout_s)
+            self.is_open = False
+            self._destinations = None
+            self._worker = None
+            if not self._queue.empty():  # put while we closed
+                self._start_worker()
+
+
+def _decide(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+    """Keep what the head sampler, or the caller upstream, has kept."""
+    return [item for item in batch if not isinstance(item, Run) or item.span.trace.sampled]

@@ -1,0 +1,84 @@
+"""The one recorder of this process: made on first use, flushed at exit, renewed after a fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aiobs_core._recorder import Recorder
+from aiobs_core._settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import TracerProvider
+
+_recorder: Recorder | None = None
+_lock = threading.Lock()
+
+
+def get_recorder() -> Recorder:
+    """The recorder of this process, made from environment and settings file when first asked for."""
+    return _recorder if _recorder is not None else configure()
+
+
+def configure(
+    *,
+    strict: bool = False,
+    exporters: Sequence[SpanExporter] | None = None,
+    tracer_provider: TracerProvider | None = None,
+    **settings: object,
+) -> Recorder:
+    """Set up aiobs, or change its settings while it runs; optional, since the first handler does it by itself.
+
+    Each call starts from the environment: what an earlier call set and this one does not name is forgotten.
+
+    Args:
+        strict: Raise on an invalid setting instead of warning and using the next source.
+        exporters: Send to these instead of OTLP, local store and console.
+        tracer_provider: Use this provider instead of the global one.
+        settings: Fields of `Settings` by name; they win over environment and file.
+
+    Returns:
+        The recorder of this process; always the same object.
+
+    Raises:
+        SettingsError: If `strict` and a setting is invalid.
+
+    Example:
+        >>> recorder = configure(console="off", store="off")
+        >>> recorder.settings.console
+        'off'
+    """
+    global _recorder  # noqa: PLW0603 (one per process is the point)
+    loaded = Settings.load(strict=strict, **settings)
+    with _lock:
+        if _recorder is None:
+            recorder = Recorder(loaded, exporters=exporters, tracer_provider=tracer_provider)
+            atexit.register(recorder.shutdown)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=_after_fork_in_child)
+            _recorder = recorder
+            return recorder
+        recorder = _recorder
+    recorder.apply(loaded, exporters=exporters, tracer_provider=tracer_provider)
+    return recorder
+
+
+def flush(timeout_s: float | None = None) -> bool:
+    """Deliver every run that has ended so far; see `Recorder.flush`."""
+    return _recorder.flush(timeout_s) if _recorder is not None else True
+
+
+def shutdown(timeout_s: float | None = None) -> bool:
+    """Close open runs, deliver everything, close the destinations; see `Recorder.shutdown`."""
+    return _recorder.shutdown(timeout_s) if _recorder is not None else True
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 (the parent may have held it)
+    _lock = threading.Lock()
+    if _recorder is not None:
+        _recorder.after_fork_in_child()

@@ -1,0 +1,423 @@
+"""`Recorder`: the four verbs an adapter speaks, and the table of open runs behind them.
+
+Rules of the hot path (`start`, `chunk`, `end`, `fail`), which runs on the application's threads:
+
+* no lock, no I/O, no formatting, no logging; dictionary and queue operations that are atomic under the GIL;
+* every operation of the table is a single `setdefault`, `get` or `pop`, so each run starts and ends exactly once
+  whatever threads, handlers or garbage collections interleave;
+* nothing raised here reaches the application.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from asyncio import _get_running_loop as running_loop  # returns None where get_running_loop() raises, at 1/10 the cost
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.context import Context, attach, create_key, get_current
+from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, set_span_in_context
+
+from aiobs_core._context import SUPPRESS_KEY, request_attributes
+from aiobs_core._health import Health
+from aiobs_core._operation import Operation, RunStatus
+from aiobs_core._pipeline import Pipeline
+from aiobs_core._run import status_of
+from aiobs_core._span import AgentSpan, LocalTrace
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import TracerProvider
+
+    from aiobs_core._settings import Settings
+    from aiobs_core._span import OperationSource, OutcomeSource
+
+_RUN_KEY: Final = create_key("aiobs-run")
+(_SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())  # the key is private, what it is put under is not
+_MANUAL_SCOPE: Final = "aiobs.manual"
+
+
+class _Transparent:
+    """Table entry of a run that gets no span: its children hang under `parent`."""
+
+    __slots__ = ("chunk_count", "first_chunk_ns", "last_item", "lifetime", "parent", "started_ns")
+
+    def __init__(self, parent: AgentSpan | None) -> None:
+        self.parent = parent
+        self.chunk_count = 0
+        self.first_chunk_ns = 1
+        self.last_item: object = None
+        self.lifetime: weakref.ref[object] | None = None
+        self.started_ns = perf_counter_ns()
+
+
+class _Lifetime(weakref.ref[object]):
+    """Fires when the framework lets go of a run without having ended it."""
+
+    __slots__ = ("key",)
+    key: Hashable
+
+
+class Recorder:
+    """Turns the callbacks of any framework into spans.
+
+    One recorder serves the whole process: runs are found by key whatever handler instance, thread or task reports
+    them. All methods are safe to call from any thread; the four verbs never raise and never block.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        exporters: Sequence[SpanExporter] | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        self.health = Health()
+        self._runs: dict[Hashable, AgentSpan | _Transparent] = {}
+        self._settings = settings
+        self._off = not settings.enabled
+        self._max_open_runs = settings.max_open_runs
+        self._chain_spans = settings.chain_spans
+        self._pipeline = Pipeline(
+            settings, self.health, housekeeping=self._sweep, exporters=exporters, tracer_provider=tracer_provider
+        )
+        self._ended = self._pipeline.put
+        self._closing: list[tuple[int, AgentSpan]] = []  # worker only: ended runs with open descendants
+        self._next_ttl_sweep_ns = 0
+        self._apply_lock = threading.Lock()
+
+    # --- the four verbs ---------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        key: Hashable,
+        operation: OperationSource | None,
+        *,
+        parent: Hashable | None = None,
+        scope: str = _MANUAL_SCOPE,
+        plumbing: bool = False,
+        lifetime: object = None,
+        make_current: bool = True,
+    ) -> AgentSpan | None:
+        """Begin a run.
+
+        Args:
+            key: The framework's id of the run, unique among open runs. Starting an open key again is the same run.
+            operation: What is asked, or a function that says so later in the worker. None: the run gets no span of
+                its own and its children hang under the nearest recorded ancestor.
+            parent: Key of the parent run. Unknown or None: the current OpenTelemetry span is the parent, if any.
+            scope: Instrumentation scope of the span, such as `aiobs.langchain`.
+            plumbing: The run only moves data (an inner chain, a prompt, a parser) and may be left out by settings.
+            lifetime: An object that the framework keeps exactly as long as the run. If it is collected before the
+                run ended, the run is closed as `cancelled` (in an event loop) or `abandoned`.
+            make_current: Make the span the current one of this context until the run ends.
+
+        Returns:
+            The span, or None where nothing is recorded.
+        """
+        if self._off:
+            return None
+        try:
+            return self._start(key, operation, parent, scope, plumbing, lifetime, make_current)
+        except Exception as error:  # noqa: BLE001 (the application must not notice; counted and warned once)
+            self._verb_failed("start", error)
+            return None
+
+    def chunk(self, key: Hashable, item: object = None) -> None:
+        """Note a streamed chunk of an open run.
+
+        Args:
+            key: Key of the run; unknown ones are ignored.
+            item: The chunk, if several handlers may report the same one; compared by identity only.
+        """
+        run = self._runs.get(key)
+        if run is None or (item is not None and item is run.last_item):
+            return
+        run.last_item = item
+        run.chunk_count += 1
+        if not run.first_chunk_ns and type(run) is AgentSpan:
+            run.first_chunk_ns = perf_counter_ns() + run.trace.clock_offset_ns
+
+    def end(self, key: Hashable, outcome: OutcomeSource | None = None) -> None:
+        """End a run normally; a key that is not open is ignored.
+
+        Args:
+            key: Key of the run.
+            outcome: What came back, or a function that says so later in the worker.
+        """
+        span = self._runs.pop(key, None)
+        if type(span) is AgentSpan:
+            span.outcome = outcome
+            span.finish()
+            self._ended(span)
+
+    def fail(self, key: Hashable, error: BaseException, outcome: OutcomeSource | None = None) -> None:
+        """End a run that raised; cancellation and closed generators are not errors.
+
+        Only the class and the HTTP status of the error are kept, so neither its text nor its frames live on.
+
+        Args:
+            key: Key of the run; one that is not open is ignored.
+            error: What was raised.
+            outcome: What came back before; its `status` wins over the one that the error implies.
+        """
+        span = self._runs.pop(key, None)
+        if type(span) is not AgentSpan:
+            return
+        span.outcome = outcome
+        span.error_class = type(error)
+        span.finish()
+        try:
+            span.status_code = _http_status(error)
+        except Exception as problem:  # noqa: BLE001 (a hostile exception class; the run is ended all the same)
+            self._verb_failed("fail", problem)
+        self._ended(span)
+
+    # --- around the verbs -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def span(self, operation: Operation, *, scope: str = _MANUAL_SCOPE) -> Iterator[Span]:
+        """Record the block as one run; it is current inside, and what the block raises is recorded and re-raised.
+
+        Yields:
+            The span; a non-recording one where aiobs is off or suppressed.
+        """
+        key = object()
+        span = self.start(key, operation, scope=scope)
+        try:
+            yield span if span is not None else INVALID_SPAN
+        except BaseException as error:
+            self.fail(key, error)
+            raise
+        self.end(key)
+
+    def find(self, key: Hashable) -> AgentSpan | None:
+        """The open span of a run, to add events or attributes to; None if there is none."""
+        run = self._runs.get(key)
+        return run if type(run) is AgentSpan else None
+
+    @property
+    def open_runs(self) -> int:
+        """Runs that have started and not ended."""
+        return len(self._runs)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    def apply(
+        self,
+        settings: Settings,
+        *,
+        exporters: Sequence[SpanExporter] | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        """Switch settings at run time; open runs end under the new ones.
+
+        Turning `enabled` off and on keeps everything else in place. Any other change delivers what is queued and
+        opens the destinations anew with the next run. Blocks for at most `export_timeout_s`.
+        """
+        with self._apply_lock:
+            only_switched = replace(settings, enabled=self._settings.enabled) == self._settings
+            self._settings = settings
+            self._max_open_runs = settings.max_open_runs
+            self._chain_spans = settings.chain_spans
+            self._off = not settings.enabled
+            if not only_switched or exporters is not None or tracer_provider is not None:
+                self._pipeline.reconfigure(settings, exporters=exporters, tracer_provider=tracer_provider)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Deliver every run that has ended so far.
+
+        Args:
+            timeout_s: Seconds to wait; `export_timeout_s` of the settings if None.
+
+        Returns:
+            False if something could not be delivered in time.
+        """
+        return self._pipeline.flush(self._settings.export_timeout_s if timeout_s is None else timeout_s)
+
+    def shutdown(self, timeout_s: float | None = None) -> bool:
+        """Close the open runs as `abandoned`, deliver everything and close the destinations.
+
+        The next run opens them again. Returns False if something could not be delivered in time.
+        """
+        for key in list(self._runs):
+            self._close(key, RunStatus.ABANDONED)
+        return self._pipeline.shutdown(self._settings.export_timeout_s if timeout_s is None else timeout_s)
+
+    def after_fork_in_child(self) -> None:
+        """Forget what belongs to the parent process: it reports its open and queued runs itself."""
+        self._runs.clear()
+        self._closing.clear()
+        self._apply_lock = threading.Lock()
+        self.health = self._pipeline.after_fork_in_child()
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _start(  # noqa: PLR0913, PLR0917 (the one caller spreads the public arguments)
+        self,
+        key: Hashable,
+        operation: OperationSource | None,
+        parent: Hashable | None,
+        scope: str,
+        plumbing: bool,  # noqa: FBT001
+        lifetime: object,
+        make_current: bool,  # noqa: FBT001
+    ) -> AgentSpan | None:
+        runs = self._runs
+        if (known := runs.get(key)) is not None:
+            return known if type(known) is AgentSpan else None
+        context = get_current()
+        if SUPPRESS_KEY in context and context[SUPPRESS_KEY]:
+            return None
+        if not self._pipeline.is_open:
+            self._pipeline.open()
+        current = context.get(_SPAN_KEY, INVALID_SPAN)
+        outer: Span = current.current() if type(current) is AgentSpan else current  # type: ignore[assignment]
+        above = runs.get(parent) if parent is not None else None
+        if type(above) is _Transparent:
+            above = above.parent
+        if above is None and type(outer) is AgentSpan:
+            above = outer
+        if operation is None or (plumbing and not self._chain_spans):
+            return self._start_transparent(key, above, lifetime)  # type: ignore[arg-type]
+        span = self._new_span(key, operation, above, outer, context, scope)  # type: ignore[arg-type]
+        if runs.setdefault(key, span) is not span:  # another thread was first
+            return self.find(key)
+        if span.parent is not None:
+            children = span.parent.open_children
+            if children is None:
+                children = span.parent.open_children = {}
+            children[span.span_id] = span
+        if lifetime is not None:
+            span.lifetime = self._watch(lifetime, key)
+        if make_current:
+            attach(Context({**context, _SPAN_KEY: span, _RUN_KEY: span}))
+        if len(runs) > self._max_open_runs:
+            self._evict()
+        return span
+
+    def _new_span(
+        self,
+        key: Hashable,
+        operation: OperationSource,
+        parent: AgentSpan | None,
+        outer: Span,
+        context: Context,
+        scope: str,
+    ) -> AgentSpan:
+        parent_context: SpanContext | None = None
+        if type(outer) is not AgentSpan and outer is not INVALID_SPAN:
+            # A span of another instrumentation is current. It is the parent of a root run, and of an inner run if
+            # it was opened inside the parent run: tool > their span > our model call.
+            inside = context.get(_RUN_KEY)
+            enclosing = inside.current() if type(inside) is AgentSpan else None
+            foreign = outer.get_span_context()
+            if foreign.is_valid and (parent is None or parent is enclosing):
+                parent_context = foreign
+                if parent is None and type(enclosing) is AgentSpan and enclosing.trace.trace_id == foreign.trace_id:
+                    parent = enclosing
+        trace = parent.trace if parent is not None else self._pipeline.new_trace(context, parent_context)
+        span = AgentSpan(
+            key,
+            operation,
+            trace=trace,
+            parent=parent,
+            parent_context=parent_context,
+            outer=outer,
+            scope=scope,
+            span_id=self._pipeline.new_span_id(),
+        )
+        span.request = request_attributes.get() or (parent.request if parent is not None else None)
+        span.in_event_loop = running_loop() is not None
+        return span
+
+    def _start_transparent(self, key: Hashable, above: AgentSpan | None, lifetime: object) -> None:
+        entry = _Transparent(above)
+        if lifetime is not None:
+            entry.lifetime = self._watch(lifetime, key)
+        self._runs.setdefault(key, entry)
+
+    def _watch(self, lifetime: object, key: Hashable) -> _Lifetime | None:
+        try:
+            reference = _Lifetime(lifetime, self._lifetime_over)
+        except TypeError:  # not every type allows weak references; the TTL remains
+            return None
+        reference.key = key
+        return reference
+
+    def _lifetime_over(self, reference: weakref.ref[object]) -> None:
+        key = reference.key  # type: ignore[attr-defined]  # only _Lifetime is made with this callback
+        run = self._runs.get(key)
+        if run is not None and run.lifetime is reference:
+            in_loop = type(run) is AgentSpan and run.in_event_loop
+            self._close(key, RunStatus.CANCELLED if in_loop else RunStatus.ABANDONED)
+
+    def _close(self, key: Hashable, status: RunStatus, end_ns: int = 0) -> None:
+        span = self._runs.pop(key, None)
+        if type(span) is AgentSpan:
+            span.forced_status = status
+            span.finish(end_ns)
+            self._ended(span)
+
+    def _evict(self) -> None:
+        oldest = next(iter(self._runs), None)
+        if oldest is not None:
+            self._close(oldest, RunStatus.ABANDONED)
+            self.health.problem(
+                "runs.evicted",
+                f"aiobs: more than {self._max_open_runs} runs are open (AIOBS_MAX_OPEN_RUNS); the oldest are closed as "
+                "abandoned. Runs that never end are the usual cause.",
+            )
+
+    def _verb_failed(self, verb: str, error: Exception) -> None:
+        self.health.problem(
+            f"recorder.{verb}",
+            f"aiobs: recording a run failed in {verb} ({type(error).__name__}); the application is not affected, "
+            "the run may be missing.",
+        )
+
+    # --- housekeeping: called by the worker after each batch and at least every 30 s ----------------------------
+
+    def _sweep(self, ended: Sequence[AgentSpan], now_ns: int) -> int:
+        """Close what will not end by itself; `now_ns` is perf_counter_ns(). Returns when to be called again."""
+        grace_ns = int(self._settings.grace_s * 1e9)
+        for span in ended:
+            if span.open_children:
+                self._closing.append((now_ns + grace_ns, span))
+        if self._closing and self._closing[0][0] <= now_ns:
+            due = [span for deadline, span in self._closing if deadline <= now_ns]
+            self._closing = [entry for entry in self._closing if entry[0] > now_ns]
+            for span in due:
+                self._close_descendants(span, span)
+        if now_ns >= self._next_ttl_sweep_ns:
+            ttl_ns = int(self._settings.run_ttl_s * 1e9)
+            self._next_ttl_sweep_ns = now_ns + min(ttl_ns // 4, 30_000_000_000)
+            for key, run in list(self._runs.items()):
+                offset = run.trace.clock_offset_ns if type(run) is AgentSpan else 0
+                started_ns = run.start_ns - offset if type(run) is AgentSpan else run.started_ns  # type: ignore[union-attr]
+                if now_ns - started_ns > ttl_ns:
+                    self._close(key, RunStatus.TIMED_OUT)
+        return min(self._closing[0][0] if self._closing else self._next_ttl_sweep_ns, self._next_ttl_sweep_ns)
+
+    def _close_descendants(self, span: AgentSpan, ancestor: AgentSpan) -> None:
+        cancelled = ancestor.forced_status is RunStatus.CANCELLED or (
+            ancestor.error_class is not None and status_of(ancestor.error_class) is RunStatus.CANCELLED
+        )
+        for child in list((span.open_children or {}).values()):
+            self._close_descendants(child, ancestor)
+            end_ns = max(ancestor.end_ns, child.start_ns, child.first_chunk_ns)
+            self._close(child.key, RunStatus.CANCELLED if cancelled else RunStatus.ABANDONED, end_ns)
+
+
+def _http_status(error: BaseException) -> int | None:
+    code = getattr(error, "status_code", None)
+    if code is None:
+        code = getattr(getattr(error, "response", None), "status_code", None)
+    return code if type(code) is int else None

@@ -1,0 +1,180 @@
+"""`Run`: a finished run with all deferred questions answered, as the stages after `read` see it."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections import OrderedDict
+from typing import Final
+
+from opentelemetry.trace import Link, SpanContext
+
+from aiobs_core import semconv
+from aiobs_core._health import Health
+from aiobs_core._operation import AttributeValue, Kind, Operation, Outcome, RunStatus, Stage
+from aiobs_core._span import AgentSpan, class_name
+
+_IMPLIED_STAGE: Final = {
+    Kind.MODEL: Stage.MODEL_INFERENCE,
+    Kind.TOOL: Stage.EXTERNAL_API,
+    Kind.RETRIEVER: Stage.PRE_PROCESS,
+    Kind.RERANKER: Stage.PRE_PROCESS,
+    Kind.EMBEDDING: Stage.PRE_PROCESS,
+    Kind.PROMPT: Stage.PRE_PROCESS,
+    Kind.PARSER: Stage.POST_PROCESS,
+}
+_PROMOTABLE: Final = (Kind.CHAIN, Kind.WORKFLOW)
+_NO_OUTCOME: Final = Outcome()
+_UNREADABLE: Final = Operation(kind=Kind.CHAIN, name="unreadable")
+_READ: Final = Operation(kind=Kind.CHAIN, name="")
+_MAX_PAUSED: Final = 4_096
+
+
+class Run:
+    """One finished run: its span, what was asked, what came back, and how it ended.
+
+    Owned by the worker; each stage may add to `extra`, which is rendered last.
+    """
+
+    __slots__ = ("error_type", "extra", "kind", "links", "operation", "outcome", "parent", "span", "stage", "status")
+
+    def __init__(self, span: AgentSpan, operation: Operation, outcome: Outcome) -> None:
+        self.span = span
+        self.operation = operation
+        self.outcome = outcome
+        self.kind = operation.kind
+        self.stage: Stage | None = None
+        self.status = RunStatus.SUCCESS
+        self.error_type: str | None = None
+        self.parent: SpanContext | None = None
+        self.links: list[Link] = span.links or []
+        self.extra: dict[str, AttributeValue] = {}
+
+
+class Reader:
+    """The first stage: asks the adapters' deferred mappings and settles kind, stage, status, attempts and links.
+
+    Runs arrive in the order in which they ended, so a child is read before its parent. Used by the worker only.
+    """
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._paused: OrderedDict[str, tuple[SpanContext, int]] = OrderedDict()
+
+    def read(self, span: AgentSpan) -> Run | None:
+        """Answer the deferred questions of an ended span; None if its mapping says that it is no run of its own."""
+        operation = self._operation(span)
+        if operation is None:
+            span.outcome = None
+            return None
+        run = Run(span, operation, self._outcome(span))
+        parent = self._recorded_parent(span)
+        run.parent = span.parent_context or (parent.own_context() if parent is not None else None)
+        self._settle_status(run)
+        if span.promoted_kind is not None and run.kind in _PROMOTABLE:
+            run.kind = Kind(span.promoted_kind)
+        elif run.kind is Kind.CHAIN and span.is_local_root:
+            run.kind = Kind.WORKFLOW
+        run.stage = operation.stage or _IMPLIED_STAGE.get(run.kind)
+        if parent is not None:
+            self._tell_parent(run, parent)
+        self._pause_and_resume(run)
+        # A context may hold the ended span until something else becomes current there: keep no content alive by it.
+        span.operation, span.outcome = _READ, None
+        return run
+
+    def _operation(self, span: AgentSpan) -> Operation | None:
+        source = span.operation
+        if isinstance(source, Operation) or source is None:
+            return source
+        try:
+            operation = source()
+        except BaseException as error:  # noqa: BLE001 (foreign objects may raise anything; marked, counted, warned)
+            self._broken("operation", span, error)
+            operation = _UNREADABLE
+        span.operation = operation
+        return operation
+
+    def _outcome(self, span: AgentSpan) -> Outcome:
+        source = span.outcome
+        if isinstance(source, Outcome):
+            return source
+        if source is None:
+            return _NO_OUTCOME
+        try:
+            return source() or _NO_OUTCOME
+        except BaseException as error:  # noqa: BLE001 (as above)
+            self._broken("outcome", span, error)
+            return _NO_OUTCOME
+
+    def _broken(self, what: str, span: AgentSpan, error: BaseException) -> None:
+        name = class_name(type(error))
+        if span.attributes is None:
+            span.attributes = {}
+        span.attributes[semconv.TELEMETRY_ERROR] = name
+        self._health.problem(
+            f"mapping.{what}",
+            f"aiobs could not read the {what} of a {span.scope} run ({name}); its span is kept and marked with "
+            f"{semconv.TELEMETRY_ERROR}. Further ones are counted only.",
+        )
+
+    def _recorded_parent(self, span: AgentSpan) -> AgentSpan | None:
+        parent = span.parent
+        while parent is not None and self._operation(parent) is None:
+            parent = parent.parent
+        return parent
+
+    def _settle_status(self, run: Run) -> None:
+        span, outcome = run.span, run.outcome
+        error = span.error_class
+        run.error_type = outcome.error_type or (class_name(error) if error is not None else None)
+        if span.forced_status is not None:
+            run.status = span.forced_status
+        elif outcome.status is not None:
+            run.status = outcome.status
+        elif error is not None:
+            run.status = status_of(error)
+        elif span.interrupted_below:
+            run.status = RunStatus.INTERRUPTED
+        if run.status in {RunStatus.SUCCESS, RunStatus.INTERRUPTED}:
+            run.error_type = None
+
+    def _tell_parent(self, run: Run, parent: AgentSpan) -> None:
+        operation = run.operation
+        if operation.parent_kind is not None and parent.promoted_kind != Kind.AGENT:  # the stronger claim
+            parent.promoted_kind = operation.parent_kind
+        if run.status is RunStatus.INTERRUPTED:
+            parent.interrupted_below = True
+        asked = parent.operation
+        same: object = operation.attempt_of
+        if same is None and isinstance(asked, Operation) and asked.numbers_attempts:
+            same = "child"
+        if same is not None:
+            if parent.attempts is None:
+                parent.attempts = {}
+            attempt = parent.attempts[same] = parent.attempts.get(same, 0) + 1
+            if attempt > 1 or operation.attempt_of is None:
+                run.extra[semconv.RETRY_ATTEMPT] = attempt
+
+    def _pause_and_resume(self, run: Run) -> None:
+        conversation, span = run.operation.conversation_id, run.span
+        if conversation is None or span.parent is not None:
+            return
+        if run.operation.resumes:
+            span.events = [(semconv.EVENT_RESUME, span.start_ns, {}), *(span.events or [])]
+        if run.operation.resumes and (paused := self._paused.pop(conversation, None)) is not None:
+            context, since_ns = paused
+            run.links.append(Link(context, {semconv.LINK_REASON: "resume"}))
+            run.extra[semconv.RESUME_WAIT_S] = max(0, span.start_ns - since_ns) / 1e9
+        if run.status is RunStatus.INTERRUPTED:
+            self._paused[conversation] = (span.own_context(), span.end_ns)
+            if len(self._paused) > _MAX_PAUSED:
+                self._paused.popitem(last=False)
+
+
+def status_of(error: type[BaseException]) -> RunStatus:
+    """How a run that raised this class ended."""
+    if issubclass(error, CancelledError):
+        return RunStatus.CANCELLED
+    if issubclass(error, GeneratorExit):
+        return RunStatus.ABANDONED
+    return RunStatus.ERROR

@@ -1,0 +1,278 @@
+"""`AgentSpan`: the record of one run, and at the same time the OpenTelemetry span that is current while it runs."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Hashable, Mapping
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    Link,
+    Span,
+    SpanContext,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
+from opentelemetry.util.types import AnyValue
+
+from aiobs_core import semconv
+
+if TYPE_CHECKING:
+    import weakref
+    from aiobs_core._context import RequestAttributes
+    from aiobs_core._operation import Operation, Outcome, RunStatus
+
+    OperationSource = Operation | Callable[[], Operation | None]
+    OutcomeSource = Outcome | Callable[[], Outcome | None]
+
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+_NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
+_NO_STATE: Final = TraceState()
+_MAX_EVENTS: Final = 128  # the SDK's default span limits
+_MAX_ATTRIBUTES: Final = 128
+_MAX_LINKS: Final = 128
+
+# Not `random`'s shared generator: an application that seeds it would make the same ids again in each process.
+_ids = random.Random()  # noqa: S311 (ids, not secrets)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
+
+
+def new_span_id() -> int:
+    """A random non-zero 64-bit id."""
+    return _ids.getrandbits(64) or 1
+
+
+def new_trace_id() -> int:
+    """A random non-zero 128-bit id."""
+    return _ids.getrandbits(128) or 1
+
+
+class LocalTrace:
+    """What all spans of one trace share in this process: id, clock, sampling flag.
+
+    Every time in the trace is `perf_counter_ns()` plus one offset, taken when the local root started: durations
+    are monotonic and children lie inside their parents even when the wall clock is set meanwhile.
+    """
+
+    __slots__ = ("clock_offset_ns", "sampled", "state", "trace_id")
+
+    def __init__(self, trace_id: int, *, sampled: bool = True, state: TraceState = _NO_STATE) -> None:
+        self.trace_id = trace_id
+        self.sampled = sampled
+        self.state = state
+        self.clock_offset_ns = time_ns() - perf_counter_ns()
+
+
+class AgentSpan(Span):
+    """One run of an agent, model, tool, …, from start to end.
+
+    As the current span it heals itself: attached when the run starts and never detached, it answers with its own
+    context until the run ends, and from then on with the span that was current before. No token has to be reset,
+    so no framework that ends a run in another task can break the context.
+
+    The caller's thread owns it until it ends, the worker afterwards; attributes set in between by the
+    application are kept, those set after the end go to the span that is current by then.
+    """
+
+    __slots__ = (
+        "_context",
+        "attributes",
+        "attempts",
+        "chunk_count",
+        "end_ns",
+        "error_class",
+        "events",
+        "first_chunk_ns",
+        "forced_status",
+        "in_event_loop",
+        "interrupted_below",
+        "key",
+        "last_item",
+        "lifetime",
+        "links",
+        "name_override",
+        "open_children",
+        "operation",
+        "outcome",
+        "outer",
+        "parent",
+        "parent_context",
+        "promoted_kind",
+        "request",
+        "scope",
+        "span_id",
+        "start_ns",
+        "status_code",
+        "trace",
+        "user_status",
+    )
+
+    def __init__(
+        self,
+        key: Hashable,
+        operation: OperationSource | None,
+        *,
+        trace: LocalTrace,
+        parent: AgentSpan | None,
+        parent_context: SpanContext | None,
+        outer: Span,
+        scope: str,
+        span_id: int,
+    ) -> None:
+        self.key = key
+        self.operation = operation
+        self.trace = trace
+        self.parent = parent
+        self.parent_context = parent_context
+        self.outer = outer
+        self.scope = scope
+        self.span_id = span_id
+        self.start_ns = perf_counter_ns() + trace.clock_offset_ns
+        self.end_ns = 0
+        self.first_chunk_ns = 0
+        self.chunk_count = 0
+        self.last_item: object = None
+        self.outcome: OutcomeSource | None = None
+        self.error_class: type[BaseException] | None = None
+        self.status_code: int | None = None
+        self.forced_status: RunStatus | None = None
+        self.user_status: Status | None = None
+        self.request: RequestAttributes | None = None
+        self.attributes: dict[str, AnyValue] | None = None
+        self.events: list[tuple[str, int, Mapping[str, AnyValue]]] | None = None
+        self.links: list[Link] | None = None
+        self.name_override: str | None = None
+        self.open_children: dict[int, AgentSpan] | None = None
+        self.lifetime: weakref.ref[object] | None = None
+        self.in_event_loop = False
+        # Written by the worker only, on the way through the stages:
+        self.promoted_kind: str | None = None
+        self.interrupted_below = False
+        self.attempts: dict[Hashable, int] | None = None
+        self._context: SpanContext | None = None
+
+    # --- the record ----------------------------------------------------------------------------------------
+
+    @property
+    def is_local_root(self) -> bool:
+        """True for the first run of its trace in this process."""
+        return self.parent is None
+
+    def own_context(self) -> SpanContext:
+        """This span's own ids, whether it has ended or not."""
+        context = self._context
+        if context is None:
+            trace = self.trace
+            flags = _SAMPLED if trace.sampled else _NOT_SAMPLED
+            context = self._context = SpanContext(trace.trace_id, self.span_id, False, flags, trace.state)
+        return context
+
+    def current(self) -> Span:
+        """This span while it runs; afterwards the one that was current before it."""
+        span: Span = self
+        while isinstance(span, AgentSpan) and span.end_ns:
+            span = span.outer
+        return span
+
+    def finish(self, end_ns: int = 0) -> None:
+        """Stop the clock and let go of what only a running span needs."""
+        self.end_ns = end_ns or perf_counter_ns() + self.trace.clock_offset_ns
+        self.lifetime = None
+        self.last_item = None
+        parent = self.parent
+        if parent is not None and parent.open_children is not None:
+            parent.open_children.pop(self.span_id, None)
+
+    # --- opentelemetry.trace.Span ----------------------------------------------------------------------------
+
+    def get_span_context(self) -> SpanContext:
+        if not self.end_ns:
+            return self.own_context()
+        span = self.current()
+        return span.get_span_context() if span is not INVALID_SPAN else INVALID_SPAN_CONTEXT
+
+    def is_recording(self) -> bool:
+        if not self.end_ns:
+            return self.trace.sampled
+        return self.current().is_recording()
+
+    def set_attribute(self, key: str, value: AnyValue) -> None:
+        if self.end_ns:
+            self.current().set_attribute(key, value)
+            return
+        if self.attributes is None:
+            self.attributes = {}
+        if len(self.attributes) < _MAX_ATTRIBUTES:
+            self.attributes[key] = value
+
+    def set_attributes(self, attributes: Mapping[str, AnyValue]) -> None:
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(
+        self, name: str, attributes: Mapping[str, AnyValue] | None = None, timestamp: int | None = None
+    ) -> None:
+        if self.end_ns:
+            self.current().add_event(name, attributes, timestamp)
+            return
+        if self.events is None:
+            self.events = []
+        if len(self.events) < _MAX_EVENTS:
+            now = timestamp or perf_counter_ns() + self.trace.clock_offset_ns
+            self.events.append((name, now, dict(attributes) if attributes else {}))
+
+    def add_link(self, context: SpanContext, attributes: Mapping[str, AnyValue] | None = None) -> None:
+        if self.end_ns:
+            self.current().add_link(context, attributes)
+            return
+        if self.links is None:
+            self.links = []
+        if len(self.links) < _MAX_LINKS:
+            self.links.append(Link(context, attributes))
+
+    def update_name(self, name: str) -> None:
+        if self.end_ns:
+            self.current().update_name(name)
+        else:
+            self.name_override = name
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        if self.end_ns:
+            self.current().set_status(status, description)
+        else:  # the description is dropped: it is where instrumentations put exception texts
+            self.user_status = Status(status.status_code if isinstance(status, Status) else status)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, AnyValue] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002 (OpenTelemetry's signature)
+    ) -> None:
+        """Record the exception's class; its message and stack trace stay in the process."""
+        if self.end_ns:
+            self.current().record_exception(exception, attributes, timestamp, escaped)
+        else:
+            event = {semconv.EXCEPTION_TYPE: class_name(type(exception))}
+            self.add_event(semconv.EVENT_EXCEPTION, event, timestamp)
+
+    def end(self, end_time: int | None = None) -> None:
+        """Do nothing: only the recorder ends runs, so that each ends exactly once."""
+
+    def __repr__(self) -> str:
+        return f"AgentSpan(trace_id={self.trace.trace_id:032x}, span_id={self.span_id:016x})"
+
+
+def class_name(cls: type) -> str:
+    """`openai.RateLimitError`, `ValueError`: the name that `error.type` takes for an exception class."""
+    module = getattr(cls, "__module__", "")
+    name = getattr(cls, "__qualname__", None) or "Exception"
+    return name if module in {"builtins", "", None} else f"{module}.{name}"
+

@@ -1,0 +1,193 @@
+"""Where spans go: the application's TracerProvider if it has one, else our own exporters, and the console."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider, sampling
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+
+from aiobs_core.export.console import ConsoleExporter
+from aiobs_core.export.sender import Sender
+from aiobs_core.store.location import store_folder
+from aiobs_core.store.writer import StoreExporter
+
+if TYPE_CHECKING:
+    from aiobs_core._health import Health
+    from aiobs_core._settings import Settings
+
+_DEFAULT_SAMPLER = sampling.DEFAULT_ON
+_provider_lock = threading.Lock()
+
+
+class _ForeignSpans(SpanProcessor):
+    """Takes the ended spans of other instrumentations into the corridor; sits in the provider that aiobs made."""
+
+    def __init__(self) -> None:
+        self.receive: Callable[[ReadableSpan], None] | None = None
+
+    def on_end(self, span: ReadableSpan) -> None:
+        receive = self.receive
+        if receive is not None and span.context is not None and span.context.trace_flags.sampled:
+            receive(span)
+
+
+class _ToProvider(SpanExporter):
+    """Hands finished spans to the span processors of a provider that the application owns."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        # No public way leads from a provider to its processors, and tracers cannot make spans with given ids.
+        processor = self._provider._active_span_processor  # noqa: SLF001
+        for span in spans:
+            processor.on_end(span)
+        return SpanExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return bool(self._provider.force_flush(timeout_millis))
+
+    def shutdown(self) -> None:
+        """Leave the provider alone: the application shuts it down."""
+
+
+class Destinations:
+    """Exporters of finished spans, opened from the settings, and what the trace start needs from the provider.
+
+    `deliver`, `force_flush` and `shutdown` are called by the worker only. Nothing here raises into it: a failing
+    exporter is counted and the others still get the spans.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        health: Health,
+        *,
+        foreign_spans: Callable[[ReadableSpan], None],
+        exporters: Sequence[SpanExporter] | None = None,
+        tracer_provider: trace.TracerProvider | None = None,
+    ) -> None:
+        self._health = health
+        provider = _provider(tracer_provider, foreign_spans)
+        app_owned = not isinstance(provider, _OwnProvider)
+        self.resource: Resource = getattr(provider, "resource", None) or Resource.create()
+        sampler = getattr(provider, "sampler", None)
+        self.head_sampler: sampling.Sampler | None = None if sampler is _DEFAULT_SAMPLER else sampler
+        generator = getattr(provider, "id_generator", None)
+        self.id_generator: IdGenerator | None = None if type(generator) is RandomIdGenerator else generator
+        self._exporters: list[SpanExporter] = []
+        if app_owned and hasattr(provider, "_active_span_processor"):
+            self._exporters.append(_ToProvider(provider))
+        if exporters is not None:
+            self._exporters.extend(exporters)
+        else:
+            self._exporters.extend(_standard(settings, health, app_owned=app_owned))
+
+    def deliver(self, batch: Sequence[object]) -> Sequence[Any]:
+        """Give the finished spans to every exporter; the last stage, so nothing goes on."""
+        spans = cast("Sequence[ReadableSpan]", batch)
+        for exporter in self._exporters:
+            try:
+                exporter.export(spans)
+            except Exception as error:  # noqa: BLE001 (foreign exporters may raise anything; counted, warned once)
+                name = type(exporter).__name__
+                self._health.problem(
+                    f"export.{name}",
+                    f"aiobs: {name} failed ({type(error).__name__}); the spans of that batch did not reach it.",
+                    lost=len(spans),
+                )
+        return ()
+
+    def force_flush(self, timeout_s: float) -> bool:
+        """Flush every exporter; False if one could not deliver in time."""
+        deadline = time.monotonic() + timeout_s
+        results = []
+        for exporter in self._exporters:
+            left_ms = max(1, int((deadline - time.monotonic()) * 1_000))
+            try:
+                results.append(bool(exporter.force_flush(left_ms)))
+            except Exception as error:  # noqa: BLE001 (as in deliver)
+                self._failed("flush", exporter, error)
+                results.append(False)
+        return all(results)
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Close every exporter; what has not been delivered within `timeout_s` is counted as lost by it."""
+        self.force_flush(timeout_s)
+        for exporter in self._exporters:
+            try:
+                exporter.shutdown()
+            except Exception as error:  # noqa: BLE001 (as in deliver)
+                self._failed("shutdown", exporter, error)
+
+    def forget_after_fork(self, health: Health) -> None:
+        """Drop the parent's exporters without closing them: their connections are still the parent's."""
+        self._exporters = []
+        self._health = health
+
+    def _failed(self, action: str, exporter: SpanExporter, error: Exception) -> None:
+        name = type(exporter).__name__
+        self._health.problem(
+            f"export.{name}.{action}", f"aiobs: {action} of {name} failed ({type(error).__name__})."
+        )
+
+
+class _OwnProvider(TracerProvider):
+    """The provider that aiobs makes where the application has none."""
+
+    def __init__(self) -> None:
+        super().__init__(shutdown_on_exit=False)  # aiobs' own exit handler flushes; it has no exporter of its own
+        self.foreign_spans = _ForeignSpans()
+        self.add_span_processor(self.foreign_spans)
+
+
+def _provider(
+    given: trace.TracerProvider | None, foreign_spans: Callable[[ReadableSpan], None]
+) -> trace.TracerProvider:
+    """The given provider, the application's global one, or one of our own made global."""
+    with _provider_lock:
+        provider = given or trace.get_tracer_provider()
+        if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+            trace.set_tracer_provider(_OwnProvider())
+            provider = trace.get_tracer_provider()  # the application's, if it was set at this very moment
+        if isinstance(provider, _OwnProvider):
+            provider.foreign_spans.receive = foreign_spans
+        return provider
+
+
+def _standard(settings: Settings, health: Health, *, app_owned: bool) -> list[SpanExporter]:
+    exporters: list[SpanExporter] = []
+    sends = not app_owned and "none" not in settings.traces_exporter
+    sends = sends and bool(settings.otlp_endpoint or "otlp" in settings.traces_exporter)
+    if sends:
+        exporters.append(_otlp(settings, health))
+    folder: Path | None = None
+    if settings.store != "auto" or not (sends or app_owned):
+        folder = store_folder(settings.store, cwd=Path.cwd(), environ=os.environ)
+    if folder is not None:
+        exporters.append(StoreExporter(folder, health=health))
+    mode = "tree" if "console" in settings.traces_exporter else settings.console
+    if mode != "off":
+        footer = f"stored in {folder}" if folder is not None else None
+        exporters.append(ConsoleExporter(mode, footer=footer, health=health))
+    return exporters
+
+
+def _otlp(settings: Settings, health: Health) -> SpanExporter:
+    def make() -> SpanExporter:
+        from aiobs_core.export.otlp import make_otlp_exporter  # noqa: PLC0415 (grpc takes 0.1 s to import)
+
+        return make_otlp_exporter(settings)
+
+    return Sender(
+        make, queue_size=settings.queue_size, health=health, name="otlp", timeout_s=settings.export_timeout_s
+    )

@@ -1,0 +1,125 @@
+"""The `ai.agent.*` dialect: everything aiobs knows of a run, under one set of names."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiobs_core import semconv
+from aiobs_core._operation import Kind, Usage
+from aiobs_core._run import Run
+
+
+def add(run: Run, attributes: dict[str, Any]) -> None:
+    """Add the `ai.agent.*` attributes of a run; unknown ones stay absent."""
+    operation, span = run.operation, run.span
+    attributes[semconv.SPAN_KIND] = run.kind.value
+    attributes[semconv.OUTCOME] = run.status.value
+    if run.stage is not None:
+        attributes[semconv.STAGE] = run.stage.value
+    if span.scope.startswith(semconv.SCOPE_PREFIX):
+        attributes[semconv.FRAMEWORK] = span.scope[len(semconv.SCOPE_PREFIX) :]
+    agent = operation.name if run.kind is Kind.AGENT else operation.agent
+    if agent:
+        attributes[semconv.AGENT_NAME] = agent
+    _add_request(run, attributes)
+    if run.kind is Kind.MODEL or run.kind is Kind.EMBEDDING or operation.model:
+        _add_model(run, attributes)
+    elif run.kind is Kind.TOOL:
+        attributes[semconv.API_NAME] = operation.name
+    if operation.endpoint:
+        endpoint = host_and_port(operation.endpoint)
+        if endpoint is not None:
+            host, port = endpoint
+            attributes[semconv.ENDPOINT] = host if port is None else f"{host}:{port}"
+            attributes[semconv.SERVER_ADDRESS] = host
+            if port is not None:
+                attributes[semconv.SERVER_PORT] = port
+    if span.first_chunk_ns:
+        attributes[semconv.TIME_TO_FIRST_CHUNK_S] = (span.first_chunk_ns - span.start_ns) / 1e9
+        attributes[semconv.CHUNK_COUNT] = span.chunk_count
+    if span.status_code is not None:
+        attributes[semconv.STATUS_CODE] = span.status_code
+
+
+def _add_request(run: Run, attributes: dict[str, Any]) -> None:
+    operation, request = run.operation, run.span.request
+    request_id, session_id = operation.request_id, operation.conversation_id
+    if request is not None:
+        request_id = request.request_id or request_id
+        session_id = request.session_id or session_id
+        if request.tags:
+            attributes[semconv.TAGS] = request.tags
+        if request.prompt_name:
+            attributes[semconv.PROMPT_NAME] = request.prompt_name
+        if request.prompt_version:
+            attributes[semconv.PROMPT_VERSION] = request.prompt_version
+    if request_id is None and run.span.is_local_root:
+        request_id = f"{run.span.trace.trace_id:032x}"
+    if request_id:
+        attributes[semconv.REQUEST_ID] = request_id
+    if session_id:
+        attributes[semconv.SESSION_ID] = session_id
+
+
+def _add_model(run: Run, attributes: dict[str, Any]) -> None:
+    operation, outcome = run.operation, run.outcome
+    if operation.provider:
+        attributes[semconv.PROVIDER_NAME] = operation.provider
+    model = operation.model or outcome.model
+    if model:
+        attributes[semconv.MODEL_NAME] = model
+    if outcome.model:
+        attributes[semconv.MODEL_VERSION] = outcome.model
+    temperature = number(operation.params.get("temperature"))
+    if temperature is not None:
+        attributes[semconv.MODEL_TEMPERATURE] = float(temperature)
+    max_tokens = operation.params.get("max_tokens")
+    if type(max_tokens) is int:
+        attributes[semconv.MODEL_MAX_TOKENS] = max_tokens
+    if run.kind is Kind.MODEL or outcome.usage is not None:
+        add_usage(outcome.usage, attributes)
+
+
+def add_usage(usage: Usage | None, attributes: dict[str, Any]) -> None:
+    """Add token counts that are known, and where they come from."""
+    if usage is None:
+        attributes[semconv.USAGE_SOURCE] = "missing"
+        return
+    attributes[semconv.USAGE_SOURCE] = usage.source
+    if usage.input_tokens is not None:
+        attributes[semconv.USAGE_INPUT_TOKENS] = usage.input_tokens
+    if usage.output_tokens is not None:
+        attributes[semconv.USAGE_OUTPUT_TOKENS] = usage.output_tokens
+    if usage.cache_read_tokens is not None:
+        attributes[semconv.USAGE_CACHE_READ_TOKENS] = usage.cache_read_tokens
+    if usage.cache_write_tokens is not None:
+        attributes[semconv.USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
+    if usage.reasoning_tokens is not None:
+        attributes[semconv.USAGE_REASONING_TOKENS] = usage.reasoning_tokens
+    if usage.audio_input_tokens is not None:
+        attributes[semconv.USAGE_AUDIO_INPUT_TOKENS] = usage.audio_input_tokens
+    if usage.audio_output_tokens is not None:
+        attributes[semconv.USAGE_AUDIO_OUTPUT_TOKENS] = usage.audio_output_tokens
+
+
+def number(value: object) -> int | float | None:
+    """The value if it is a plain number; parameters may hold anything an application passed."""
+    return value if type(value) is int or type(value) is float else None
+
+
+_endpoints: dict[str, tuple[str, int | None] | None] = {}
+
+
+def host_and_port(endpoint: str) -> tuple[str, int | None] | None:
+    """Host and port of a base URL, without credentials, path or query; None if there is no host."""
+    if endpoint in _endpoints:
+        return _endpoints[endpoint]
+    try:
+        parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+        found = (parts.hostname, parts.port) if parts.hostname else None
+    except ValueError:
+        found = None
+    if len(_endpoints) < 1_024:  # noqa: PLR2004 (applications have a handful of endpoints)
+        _endpoints[endpoint] = found
+    return found

@@ -1,0 +1,206 @@
+"""The `render` stage: a `Run` becomes an exportable `ReadableSpan`, in the chosen dialects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Status, StatusCode
+
+from aiobs_core import semconv
+from aiobs_core._operation import RunStatus
+from aiobs_core._run import Run
+from aiobs_core._version import __version__
+from aiobs_core.signals import ai_agent, gen_ai, openinference
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+    from aiobs_core._health import Health
+    from aiobs_core._settings import Settings
+
+_MAX_CHARS: Final = 4_096
+_MAX_ITEMS: Final = 128
+_INT64: Final = 1 << 63
+_UNSET: Final = Status(StatusCode.UNSET)
+_OK: Final = Status(StatusCode.OK)
+_ERROR: Final = Status(StatusCode.ERROR)
+_EXCEPTION_TEXT: Final = ("exception.message", "exception.stacktrace")
+
+
+class RenderedSpan(ReadableSpan):
+    """A span that aiobs made; knows whether it is the first of its trace in this process."""
+
+    is_local_root = False
+
+
+class _RenderedRoot(RenderedSpan):
+    is_local_root = True
+
+
+class Renderer:
+    """Makes exportable spans from runs, and takes exception texts out of other instrumentations' spans."""
+
+    __name__ = "render"
+
+    def __init__(self, settings: Settings, resource: Resource, health: Health) -> None:
+        self._resource = resource
+        self._health = health
+        self._metadata_keys = settings.metadata_keys
+        self._scopes: dict[str, InstrumentationScope] = {}
+        dialects: list[Any] = [ai_agent.add]
+        if "gen_ai" in settings.dialects:
+            dialects.append(gen_ai.Dialect(settings.semconv).add)
+        if "openinference" in settings.dialects:
+            dialects.append(openinference.add)
+        self._dialects = tuple(dialects)
+
+    def __call__(self, batch: Sequence[object]) -> Sequence[Any]:
+        """Render a batch; a run that cannot be rendered is counted and left out."""
+        out: list[ReadableSpan] = []
+        for item in batch:
+            try:
+                if isinstance(item, Run):
+                    out.append(self.render(item))
+                elif isinstance(item, ReadableSpan):
+                    out.append(without_exception_text(item))
+            except Exception as error:  # noqa: BLE001 (counted and warned; the rest of the batch goes on)
+                self._health.problem(
+                    "render", f"aiobs: a span could not be rendered ({type(error).__name__}: {error}).", lost=1
+                )
+        return out
+
+    def render(self, run: Run) -> ReadableSpan:
+        """The exportable form of one run."""
+        span, operation = run.span, run.operation
+        attributes: dict[str, Any] = {}
+        for add in self._dialects:
+            add(run, attributes)
+        for given in (operation.attributes, run.outcome.attributes, span.attributes, run.extra):
+            if given:
+                attributes.update(given)
+        for key in self._metadata_keys:
+            if key in operation.metadata:
+                attributes[f"{semconv.METADATA_PREFIX}.{key}"] = operation.metadata[key]
+        if run.error_type is not None:
+            attributes[semconv.ERROR_TYPE] = run.error_type
+        make = _RenderedRoot if span.is_local_root else RenderedSpan
+        return make(
+            name=_text(span.name_override or gen_ai.span_name(run)),
+            context=span.own_context(),
+            parent=run.parent,
+            resource=self._resource,
+            attributes=clean(attributes),
+            events=_events(run),
+            links=run.links,
+            kind=gen_ai.span_kind(run),
+            status=_status(run),
+            start_time=span.start_ns,
+            end_time=span.end_ns,
+            instrumentation_scope=self._scope(span.scope),
+        )
+
+    def _scope(self, name: str) -> InstrumentationScope:
+        scope = self._scopes.get(name)
+        if scope is None:
+            scope = InstrumentationScope(name, __version__, semconv.SCHEMA_URL_1_41)
+            self._scopes[name] = scope
+        return scope
+
+
+def _status(run: Run) -> Status:
+    if run.status is RunStatus.ERROR:
+        return _ERROR
+    given = run.span.user_status
+    if given is not None and run.status is RunStatus.SUCCESS:
+        return given
+    return _OK if run.status is RunStatus.INTERRUPTED else _UNSET
+
+
+def _events(run: Run) -> Sequence[Event]:
+    span = run.span
+    if not span.events and not run.outcome.events:
+        return ()
+    events = [Event(_text(name), clean(given), at_ns) for name, at_ns, given in span.events or ()]
+    events.extend(Event(name, {}, span.end_ns) for name in run.outcome.events)
+    return [_without_text(event) for event in events]
+
+
+def without_exception_text(span: ReadableSpan) -> ReadableSpan:
+    """The same span with exception messages, stack traces and the status text left out."""
+    told = any(event.name == semconv.EVENT_EXCEPTION for event in span.events)
+    if not told and not span.status.description:
+        return span
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=span.attributes,
+        events=[_without_text(event) for event in span.events],
+        links=span.links,
+        kind=span.kind,
+        status=Status(span.status.status_code),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def _without_text(event: Event) -> Event:
+    given = event.attributes
+    if event.name != semconv.EVENT_EXCEPTION or not given or not any(key in given for key in _EXCEPTION_TEXT):
+        return event
+    kept = {key: value for key, value in given.items() if key not in _EXCEPTION_TEXT}
+    return Event(event.name, kept, event.timestamp)
+
+
+# --- values that every exporter can encode ------------------------------------------------------------------------
+
+
+def clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes reduced to what OTLP can carry: others are left out, long or broken text is cut or mended."""
+    out: dict[str, Any] = {}
+    for key, value in attributes.items():
+        kind = type(value)
+        if kind is str:
+            out[key] = value if len(value) <= _MAX_CHARS and value.isascii() else _text(value)
+        elif kind is bool:
+            out[key] = value
+        elif kind is int:
+            if -_INT64 <= value < _INT64:
+                out[key] = value
+        elif kind is float:
+            if math.isfinite(value):
+                out[key] = value
+        elif kind is tuple or kind is list:
+            items = _items(value)
+            if items is not None:
+                out[key] = items
+        elif isinstance(value, str):  # an enum of strings
+            out[key] = _text(str.__str__(value))
+    return out
+
+
+def _items(values: Sequence[Any]) -> tuple[Any, ...] | None:
+    values = values[:_MAX_ITEMS]
+    if all(type(item) is str for item in values):
+        return tuple(_text(item) for item in values)
+    first = type(values[0])
+    if first in {bool, int} and all(type(item) is first for item in values):
+        return tuple(item for item in values if -_INT64 <= item < _INT64)
+    if first is float and all(type(item) is float for item in values):
+        return tuple(item for item in values if math.isfinite(item))
+    return None
+
+
+def _text(value: str) -> str:
+    if len(value) > _MAX_CHARS:
+        value = value[: _MAX_CHARS - 1] + "…"
+    if not value.isascii():
+        value = value.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be encoded
+    return value
+

@@ -1,0 +1,399 @@
+"""The writer: finished spans into the local store, or into the spool while SQLite cannot take them."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import sqlite3
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from aiobs_core._health import Health
+from aiobs_core.export.otlp_json import plain
+from aiobs_core.store import schema
+from aiobs_core.store.blocks import BlockBuilder
+from aiobs_core.store.location import network_file_system
+from aiobs_core.store.rows import (
+    HISTOGRAM_BUCKETS,
+    INSERT_SPAN,
+    SpanRow,
+    bucket_of,
+    row_of,
+    service_of,
+    session_of,
+    sums_of,
+)
+from aiobs_core.store.spool import Spool, ingest, spool_files
+
+SLICE_SPANS: Final = 64  # a transaction of this size keeps the lock, and the GIL, for a few milliseconds
+_PAUSE_S: Final = 0.002  # between slices: lets the application's threads and other writers in
+_RETRY_S: Final = 30.0
+_INGEST_S: Final = 0.25  # share of one export that may go to ingesting the spool
+_NS_PER_MINUTE: Final = 60_000_000_000
+_HISTOGRAM: Final = struct.Struct(f"<{HISTOGRAM_BUCKETS}I")
+# Not of the store but of what is written: a value that SQLite cannot hold.
+_UNSTORABLE: Final = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+
+_UPSERT_RUN: Final = """
+INSERT INTO runs(trace_id, start, "end", name, root, service, session, n, errs, in_tok, out_tok, cost)
+VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT(trace_id) DO UPDATE SET
+    start = min(start, excluded.start), "end" = max("end", excluded."end"),
+    name = CASE WHEN excluded.root > root THEN excluded.name ELSE name END,
+    service = CASE WHEN excluded.root > root THEN excluded.service ELSE coalesce(service, excluded.service) END,
+    root = max(root, excluded.root), session = coalesce(session, excluded.session),
+    n = n + excluded.n, errs = errs + excluded.errs,
+    in_tok = coalesce(in_tok + excluded.in_tok, in_tok, excluded.in_tok),
+    out_tok = coalesce(out_tok + excluded.out_tok, out_tok, excluded.out_tok),
+    cost = coalesce(cost + excluded.cost, cost, excluded.cost)"""
+_UPSERT_ROLL: Final = """
+INSERT INTO roll(minute, model, n, errs, in_tok, out_tok, cost, hist) VALUES(?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT(minute, model) DO UPDATE SET
+    n = n + excluded.n, errs = errs + excluded.errs, hist = excluded.hist,
+    in_tok = coalesce(in_tok + excluded.in_tok, in_tok, excluded.in_tok),
+    out_tok = coalesce(out_tok + excluded.out_tok, out_tok, excluded.out_tok),
+    cost = coalesce(cost + excluded.cost, cost, excluded.cost)"""
+
+
+@dataclass(slots=True)
+class _Block:
+    """Spans of one trace, encoded and ready to be inserted."""
+
+    data: bytes
+    rows: list[SpanRow]
+    root: int = 0
+    name: str | None = None
+    service: str | None = None
+    session: str | None = None
+
+
+class StoreWriter:
+    """One read-write connection to a store. Not for use by several threads at a time, nor across a fork."""
+
+    def __init__(self, folder: Path, *, health: Health) -> None:
+        """Open the store, making it first if need be.
+
+        Args:
+            folder: The store's folder.
+            health: Counts spans that no store can hold.
+
+        Raises:
+            StoreError: If it lies on a network file system, or was written by a newer aiobs.
+            sqlite3.Error: If it cannot be opened, is locked or damaged.
+            OSError: If the folder or the file cannot be made.
+        """
+        kind = network_file_system(folder)
+        if kind is not None:
+            raise schema.StoreError(f"{folder}: SQLite cannot be shared on a network file system ({kind}).")
+        self._health = health
+        self._path = folder / schema.FILE_NAME
+        self._connection = schema.open_for_writing(folder)
+        self._identity = _identity_of(self._path)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is still there: someone may delete the folder while the application runs."""
+        return _identity_of(self._path) == self._identity
+
+    def close(self) -> None:
+        """Close the connection; the last one of all processes also empties the write-ahead log."""
+        self._connection.close()
+
+    def leak(self) -> None:
+        """Keep the connection open for ever: inherited through a fork, or to a file that was deleted.
+
+        Closing it could drop the parent's locks, or delete the write-ahead log of a new file of the same name:
+        https://www.sqlite.org/howtocorrupt.html.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+
+    def write(self, spans: Sequence[ReadableSpan]) -> None:
+        """Store spans in slices, each one transaction.
+
+        Raises:
+            sqlite3.Error: If a slice cannot be stored; the slices before it are.
+        """
+        for position, part in enumerate(slices(spans)):
+            if position:
+                time.sleep(_PAUSE_S)
+            self.write_slice(part)
+
+    def write_slice(self, spans: Sequence[ReadableSpan]) -> None:
+        """Store spans in one transaction; those that are there already change nothing.
+
+        A span that no store can hold is dropped and counted.
+
+        Raises:
+            sqlite3.Error: If the store cannot be written; then none of the spans is stored.
+        """
+        try:
+            self._transact(spans)
+        except sqlite3.Error as error:
+            if not isinstance(error, _UNSTORABLE):
+                raise
+            self._write_one_by_one(spans, error)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # one odd span must not cost the others
+            self._write_one_by_one(spans, error)
+
+    def _write_one_by_one(self, spans: Sequence[ReadableSpan], error: Exception) -> None:
+        if len(spans) > 1:
+            for span in spans:
+                self.write_slice([span])
+            return
+        self._health.problem("store.span_unstorable", f"A span cannot be stored ({described(error)}).", lost=1)
+
+    def _transact(self, spans: Sequence[ReadableSpan]) -> None:
+        blocks = _blocks(spans)  # before the transaction: nobody waits for the compression
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            if not self._insert(blocks):
+                execute("ROLLBACK")
+                execute("BEGIN IMMEDIATE")
+                self._insert(_blocks(self._new(spans)))
+            execute("COMMIT")
+        except BaseException:
+            schema.roll_back(self._connection)
+            raise
+
+    def _insert(self, blocks: Sequence[_Block]) -> bool:
+        """Insert blocks, rows and sums; False, and half done, if one of the spans is there already."""
+        connection = self._connection
+        for block in blocks:
+            number = connection.execute("INSERT INTO body(z) VALUES(?)", (block.data,)).lastrowid
+            before = connection.total_changes
+            connection.executemany(
+                INSERT_SPAN, [(*row, number, position) for position, row in enumerate(block.rows)]
+            )
+            if connection.total_changes - before != len(block.rows):
+                return False
+            connection.execute(_UPSERT_RUN, _run_of(block))
+        self._roll_up([row for block in blocks for row in block.rows if row.calls_a_model])
+        return True
+
+    def _new(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
+        """The spans that the store does not hold, each once."""
+        known = "SELECT 1 FROM spans WHERE trace_id = ? AND span_id = ?"
+        new: dict[tuple[bytes, bytes], ReadableSpan] = {}
+        for span in spans:
+            context = span.get_span_context()
+            if context is not None:
+                identity = (context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big"))
+                if identity not in new and self._connection.execute(known, identity).fetchone() is None:
+                    new[identity] = span
+        return list(new.values())
+
+    def _roll_up(self, rows: Sequence[SpanRow]) -> None:
+        cells: dict[tuple[int, str], list[SpanRow]] = {}
+        for row in rows:
+            cells.setdefault((row.start // _NS_PER_MINUTE, row.model or ""), []).append(row)
+        for cell, group in cells.items():
+            find = "SELECT hist FROM roll WHERE minute = ? AND model = ?"
+            found = self._connection.execute(find, cell).fetchone()
+            histogram = list(_HISTOGRAM.unpack(found[0])) if found else [0] * HISTOGRAM_BUCKETS
+            for row in group:
+                if row.dur is not None:
+                    histogram[bucket_of(row.dur)] += 1
+            self._connection.execute(_UPSERT_ROLL, (*cell, len(group), *sums_of(group), _HISTOGRAM.pack(*histogram)))
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def slices(spans: Sequence[ReadableSpan]) -> Iterator[Sequence[ReadableSpan]]:
+    """The spans in parts of `SLICE_SPANS`, those of one trace next to one another."""
+    ordered = sorted(spans, key=_trace_id)
+    for first in range(0, len(ordered), SLICE_SPANS):
+        yield ordered[first : first + SLICE_SPANS]
+
+
+def _trace_id(span: ReadableSpan) -> int:
+    context = span.get_span_context()
+    return 0 if context is None else context.trace_id
+
+
+def _blocks(spans: Sequence[ReadableSpan]) -> list[_Block]:
+    blocks: list[_Block] = []
+    for trace_id, group in itertools.groupby(spans, _trace_id):
+        builder, block = BlockBuilder(trace_id), _Block(b"", [])
+        for span in group:
+            if builder.is_large:
+                block.data = builder.finish()
+                blocks.append(block)
+                builder, block = BlockBuilder(trace_id), _Block(b"", [])
+            _add(span, builder, block)
+        block.data = builder.finish()
+        blocks.append(block)
+    return blocks
+
+
+def _add(span: ReadableSpan, builder: BlockBuilder, block: _Block) -> None:
+    context = span.get_span_context()
+    if context is None:
+        raise ValueError("a span without a context cannot be stored")
+    attributes: Mapping[str, Any] = plain(span.attributes)
+    builder.add(span, context, attributes)
+    row = row_of(span, context, attributes)
+    block.rows.append(row)
+    parent = span.parent
+    root = 2 if parent is None else 1 if parent.is_remote else 0
+    if root > block.root:
+        block.root, block.name, block.service = root, row.name, service_of(span.resource.attributes)
+    elif block.service is None:
+        block.service = service_of(span.resource.attributes)
+    if block.session is None:
+        block.session = session_of(attributes)
+
+
+def _run_of(block: _Block) -> tuple[object, ...]:
+    rows = block.rows
+    return (
+        rows[0].trace_id,
+        min(row.start for row in rows),
+        max(row.start + (row.dur or 0) for row in rows),
+        block.name,
+        block.root,
+        block.service,
+        block.session,
+        len(rows),
+        *sums_of(rows),
+    )
+
+
+class StoreExporter(SpanExporter):
+    """Writes spans to the local store in `folder`, and to the spool beside it while SQLite cannot be used.
+
+    Never raises. Made to be called from one worker thread; a lock makes `shutdown` from another one safe. Several
+    processes may write to one store. After a fork the child opens its own connection and leaves the parent's alone.
+    """
+
+    def __init__(self, folder: Path, *, health: Health) -> None:
+        self._folder = folder
+        self._health = health
+        self._pid = 0
+        self._writer: StoreWriter | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start afresh: a new exporter, or the copy of one in a forked child."""
+        if self._writer is not None:
+            self._writer.leak()
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
+        self._writer = None
+        self._spool = Spool(self._folder)
+        self._ingest: Iterator[Path] | None = None
+        self._retry_at_s = 0.0
+        self._is_shut_down = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Store the spans; what it acknowledges with SUCCESS survives the death of the process."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._lock:
+            if self._is_shut_down:
+                return SpanExportResult.FAILURE
+            waiting = list(slices(spans))
+            try:
+                self._store(waiting)
+                return SpanExportResult.SUCCESS if self._put_aside(waiting) else SpanExportResult.FAILURE
+            except Exception as error:  # an exporter that raises would kill the worker
+                message = f"{self._folder}: spans could not be stored ({described(error)}); they are lost."
+                self._health.problem("store.failed", message, lost=sum(map(len, waiting)))
+                return SpanExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """True: `export` returns only when the spans are written."""
+        return True
+
+    def shutdown(self) -> None:
+        """Close the store; spans that come later are refused."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._lock:
+            self._is_shut_down = True
+            self._close()
+
+    def _store(self, waiting: list[Sequence[ReadableSpan]]) -> None:
+        """Write slices to SQLite and take them off the list; leave the rest there if SQLite cannot be used."""
+        if self._writer is None and time.monotonic() < self._retry_at_s:
+            return
+        try:
+            writer = self._opened()
+            while waiting:
+                writer.write_slice(waiting[0])
+                del waiting[0]
+                if waiting:
+                    time.sleep(_PAUSE_S)
+            self._ingest_a_little()
+        except (schema.StoreError, sqlite3.Error, OSError) as error:
+            self._close()
+            self._retry_at_s = time.monotonic() + _RETRY_S
+            newer = isinstance(error, schema.NewerStoreError)
+            self._health.problem(
+                "store.newer_version" if newer else "store.unusable",
+                f"The local store {self._folder / schema.FILE_NAME} cannot be written ({described(error)}); "
+                f"spans go to {self._spool.path} and move into the store once it can be written again.",
+            )
+
+    def _opened(self) -> StoreWriter:
+        if self._writer is not None and not self._writer.is_current:
+            self._writer.leak()
+            self._writer = self._ingest = None
+        if self._writer is None:
+            self._writer = StoreWriter(self._folder, health=self._health)
+            if spool_files(self._folder):
+                self._ingest = ingest(self._folder, self._writer.write, own=self._spool.path, health=self._health)
+        return self._writer
+
+    def _ingest_a_little(self) -> None:
+        deadline_s = time.monotonic() + _INGEST_S
+        while self._ingest is not None and time.monotonic() < deadline_s:
+            if next(self._ingest, None) is None:
+                self._ingest = None
+
+    def _put_aside(self, waiting: Sequence[Sequence[ReadableSpan]]) -> bool:
+        spans = [span for part in waiting for span in part]
+        if not spans:
+            return True
+        try:
+            self._spool.append(spans)
+        except OSError as error:
+            self._health.problem(
+                "store.spool_unwritable",
+                f"Neither the local store in {self._folder} nor {self._spool.path} can be written "
+                f"({described(error)}); spans are lost until one of them can.",
+                lost=len(spans),
+            )
+            return False
+        return True
+
+    def _close(self) -> None:
+        writer, self._writer, self._ingest = self._writer, None, None
+        if writer is None:
+            return
+        try:
+            writer.close()
+        except sqlite3.Error as error:
+            self._health.problem("store.close_failed", f"{self._folder}: closing failed ({described(error)}).")
+
+
+def described(error: BaseException) -> str:
+    """An error in a few words, for a message."""
+    return f"{type(error).__name__}: {error}"
