@@ -99,7 +99,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             lifetime=run_id,
         )
 
-    def on_llm_new_token(  # type: ignore[override]  # the base class has had two signatures within 1.x
+    def on_llm_new_token(
         self, token: str | list[Any] = "", *, chunk: Any = None, run_id: UUID, **_: Any
     ) -> None:
         if token or outcome.calls_a_tool(chunk):

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from langchain_core.tracers.context import register_configure_hook
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # not re-exported
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # untyped module
 
 from aiobs_langchain._handler import AiObsCallbackHandler
 
@@ -24,7 +24,7 @@ class _Hook:
 _hook: Final = _Hook()
 
 
-class LangChainInstrumentor(BaseInstrumentor):
+class LangChainInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # Any: the module is untyped
     """Records every LangChain and LangGraph run of the process, without passing callbacks.
 
     Also found by `opentelemetry-instrument` under the name `aiobs_langchain`. A handler given in `config` is used

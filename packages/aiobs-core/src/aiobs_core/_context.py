@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Final
 
-from opentelemetry.context import attach, detach, set_value
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as SUPPRESS_KEY
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
+
+SUPPRESS_KEY: Final[str] = _SUPPRESS_INSTRUMENTATION_KEY  # every instrumentation reads this key, private or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

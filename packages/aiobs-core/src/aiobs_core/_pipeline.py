@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import attach, set_value
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import TraceFlags
 
 from aiobs_core._context import SUPPRESS_KEY
 from aiobs_core._health import Health
 from aiobs_core._run import Reader, Run
-from aiobs_core._span import AgentSpan, LocalTrace, new_span_id, new_trace_id
+from aiobs_core._span import NEW_TRACE_SAMPLED, AgentSpan, LocalTrace, new_span_id, new_trace_id
 from aiobs_core.export.destinations import Destinations
 from aiobs_core.signals.spans import Renderer
 
@@ -102,15 +104,17 @@ class Pipeline:
     def new_trace(self, context: Context, parent: SpanContext | None) -> LocalTrace:
         """The trace of a local root: the parent's, or a new one on which the head sampler has decided."""
         if parent is not None and parent.is_valid:
-            trace_id, state = parent.trace_id, parent.trace_state
+            trace_id, flags, state = parent.trace_id, parent.trace_flags, parent.trace_state
         else:
-            trace_id, state = self._new_trace_id(), None
+            trace_id, flags, state = self._new_trace_id(), NEW_TRACE_SAMPLED, None
         destinations = self._destinations
         sampler = destinations.head_sampler if destinations is not None else None
         if sampler is not None:
             result = sampler.should_sample(context, trace_id, "invoke")
-            return LocalTrace(trace_id, sampled=result.decision.is_sampled(), state=result.trace_state or state)
-        return LocalTrace(trace_id, sampled=parent is None or parent.trace_flags.sampled, state=state)
+            kept = result.decision is Decision.RECORD_AND_SAMPLE
+            sampled = flags | TraceFlags.SAMPLED if kept else flags & ~TraceFlags.SAMPLED
+            flags, state = TraceFlags(sampled), result.trace_state or state
+        return LocalTrace(trace_id, flags, state)
 
     def open(self) -> None:
         """Find or make the TracerProvider and assemble the stages; once per process and configuration."""

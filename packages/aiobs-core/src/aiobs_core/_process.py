@@ -53,7 +53,7 @@ def configure(
         'off'
     """
     global _recorder  # noqa: PLW0603 (one per process is the point)
-    loaded = Settings.load(strict=strict, **settings)
+    loaded = Settings.load(None, settings, strict=strict)
     with _lock:
         if _recorder is None:
             recorder = Recorder(loaded, exporters=exporters, tracer_provider=tracer_provider)

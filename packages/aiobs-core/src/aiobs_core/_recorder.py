@@ -173,7 +173,7 @@ class Recorder:
         span.finish()
         try:
             span.status_code = _http_status(error)
-        except Exception as problem:  # noqa: BLE001 (a hostile exception class; the run is ended all the same)
+        except BaseException as problem:  # noqa: BLE001 (a property of a foreign class may raise anything)
             self._verb_failed("fail", problem)
         self._ended(span)
 
@@ -286,7 +286,8 @@ class Recorder:
         if above is None and type(outer) is AgentSpan:
             above = outer
         if operation is None or (plumbing and not self._chain_spans):
-            return self._start_transparent(key, above, lifetime)  # type: ignore[arg-type]
+            self._start_transparent(key, above, lifetime)  # type: ignore[arg-type]
+            return None
         span = self._new_span(key, operation, above, outer, context, scope)  # type: ignore[arg-type]
         if runs.setdefault(key, span) is not span:  # another thread was first
             return self.find(key)
@@ -316,12 +317,13 @@ class Recorder:
         if type(outer) is not AgentSpan and outer is not INVALID_SPAN:
             # A span of another instrumentation is current. It is the parent of a root run, and of an inner run if
             # it was opened inside the parent run: tool > their span > our model call.
-            inside = context.get(_RUN_KEY)
-            enclosing = inside.current() if type(inside) is AgentSpan else None
+            enclosing: AgentSpan | None = context.get(_RUN_KEY)  # type: ignore[assignment]
+            while enclosing is not None and enclosing.end_ns:
+                enclosing = enclosing.parent
             foreign = outer.get_span_context()
             if foreign.is_valid and (parent is None or parent is enclosing):
                 parent_context = foreign
-                if parent is None and type(enclosing) is AgentSpan and enclosing.trace.trace_id == foreign.trace_id:
+                if parent is None and enclosing is not None and enclosing.trace.trace_id == foreign.trace_id:
                     parent = enclosing
         trace = parent.trace if parent is not None else self._pipeline.new_trace(context, parent_context)
         span = AgentSpan(
@@ -376,7 +378,7 @@ class Recorder:
                 "abandoned. Runs that never end are the usual cause.",
             )
 
-    def _verb_failed(self, verb: str, error: Exception) -> None:
+    def _verb_failed(self, verb: str, error: BaseException) -> None:
         self.health.problem(
             f"recorder.{verb}",
             f"aiobs: recording a run failed in {verb} ({type(error).__name__}); the application is not affected, "

@@ -215,19 +215,24 @@ class Settings:
 
     @classmethod
     def load(
-        cls, environ: Mapping[str, str] | None = None, *, strict: bool = False, **overrides: object
+        cls,
+        environ: Mapping[str, str] | None = None,
+        overrides: Mapping[str, object] | None = None,
+        *,
+        strict: bool = False,
     ) -> Settings:
         """Read the settings from arguments, environment and file.
 
         Args:
             environ: Variables to read; the process's own if None.
+            overrides: Values by field name; they win over everything else. None is "not given".
             strict: Raise instead of warning.
-            overrides: Values by field name; they win over everything else.
 
         Raises:
             SettingsError: If `strict` and a value, a name or the file is invalid.
         """
         environ = os.environ if environ is None else environ
+        overrides = overrides or {}
         problems: list[str] = []
         known = {item.name: item for item in fields(cls)}
         from_file = _read_file(environ.get(CONFIG_FILE_VARIABLE, ""), known, problems)

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     OperationSource = Operation | Callable[[], Operation | None]
     OutcomeSource = Outcome | Callable[[], Outcome | None]
 
-_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
-_NO_STATE: Final = TraceState()
+_RANDOM: Final = 0x02  # W3C trace context level 2: the trace id is random, so consistent samplers may use it
+NEW_TRACE_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED | _RANDOM)
 _MAX_EVENTS: Final = 128  # the SDK's default span limits
 _MAX_ATTRIBUTES: Final = 128
 _MAX_LINKS: Final = 128
@@ -61,11 +60,12 @@ class LocalTrace:
     are monotonic and children lie inside their parents even when the wall clock is set meanwhile.
     """
 
-    __slots__ = ("clock_offset_ns", "sampled", "state", "trace_id")
+    __slots__ = ("clock_offset_ns", "flags", "sampled", "state", "trace_id")
 
-    def __init__(self, trace_id: int, *, sampled: bool = True, state: TraceState = _NO_STATE) -> None:
+    def __init__(self, trace_id: int, flags: TraceFlags = NEW_TRACE_SAMPLED, state: TraceState | None = None) -> None:
         self.trace_id = trace_id
-        self.sampled = sampled
+        self.flags = flags
+        self.sampled = flags.sampled
         self.state = state
         self.clock_offset_ns = time_ns() - perf_counter_ns()
 
@@ -170,8 +170,7 @@ class AgentSpan(Span):
         context = self._context
         if context is None:
             trace = self.trace
-            flags = _SAMPLED if trace.sampled else _NOT_SAMPLED
-            context = self._context = SpanContext(trace.trace_id, self.span_id, False, flags, trace.state)
+            context = self._context = SpanContext(trace.trace_id, self.span_id, False, trace.flags, trace.state)
         return context
 
     def current(self) -> Span:

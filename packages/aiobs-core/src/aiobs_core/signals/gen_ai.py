@@ -106,9 +106,9 @@ class Dialect:
             if value is not None:
                 attributes[attribute] = float(value)
         for name, attribute in _INTS:
-            value = params.get(name)
-            if type(value) is int:
-                attributes[attribute] = value
+            count = params.get(name)
+            if type(count) is int:
+                attributes[attribute] = count
         choices = params.get("n")
         if type(choices) is int and choices != 1:
             attributes[semconv.GEN_AI_REQUEST_CHOICE_COUNT] = choices
