@@ -17,6 +17,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
 from aiobs_langchain import _outcome as outcome
+from aiobs_langchain._overlap import report_overlaps
 from aiobs_langchain._operation import chain, chat_model, retriever, text_model, tool
 
 SCOPE: Final = "aiobs.langchain"
@@ -49,6 +50,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         self._end = recorder.end
         self._fail = recorder.fail
         self._find = recorder.find
+        report_overlaps()
 
     def __copy__(self) -> AiObsCallbackHandler:
         return self
@@ -106,10 +108,11 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             self._chunk(run_id.int, chunk)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        self._end(run_id.int, partial(outcome.model, response))
+        self._end(run_id.int, partial(outcome.model, response, outcome.messages(response)))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._fail(run_id.int, error, partial(outcome.model, kwargs.get("response")))
+        response = kwargs.get("response")
+        self._fail(run_id.int, error, partial(outcome.model, response, outcome.messages(response)))
 
     # --- chains, graphs and agents --------------------------------------------------------------------------------
 
@@ -132,6 +135,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             scope=SCOPE,
             plumbing=parent_run_id is not None and (not metadata or metadata.get("lc_agent_name") != name),
             lifetime=run_id,
+            adopts=name == "RunnableWithFallbacks",  # it hands its own config, not its children's, to what it tries
         )
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:

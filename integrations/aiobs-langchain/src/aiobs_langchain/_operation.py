@@ -12,6 +12,7 @@ Tags = Sequence[str] | None
 Metadata = Mapping[str, Any] | None
 
 _STAGE_TAG: Final = "aiobs:stage:"
+_RETRY_TAG: Final = "retry:attempt:"  # of with_retry(); the first attempt has none
 _STAGE_KEY: Final = "aiobs_stage"
 _STAGES: Final = {stage.value: stage for stage in Stage}
 _NODE_STAGES: Final = {
@@ -92,6 +93,8 @@ def _model(
 ) -> Operation:
     metadata = metadata or {}
     invocation = kwargs.get("invocation_params") or {}
+    attributes = _attempt(tags)
+    attributes.update(counts)
     params: dict[str, object] = {}
     if "ls_temperature" in metadata:
         params["temperature"] = metadata["ls_temperature"]
@@ -116,7 +119,7 @@ def _model(
         conversation_id=first_text(metadata, _CONVERSATION_KEYS),
         request_id=first_text(metadata, ("request_id",)),
         metadata=metadata,
-        attributes=counts,
+        attributes=attributes,
     )
 
 
@@ -136,7 +139,7 @@ def chain(
     is_node = any(tag.startswith("graph:step:") for tag in tags or ())
     parent_kind: Kind | None = None
     attempt_of: str | None = None
-    attributes: dict[str, str | int] = {}
+    attributes = _attempt(tags)
     kind = Kind.CHAIN
     stage: Stage | None = None
     if run_type == "prompt":
@@ -168,7 +171,6 @@ def chain(
         attributes=attributes,
         parent_kind=parent_kind,
         resumes=resumes,
-        numbers_attempts=name.startswith("RunnableRetry"),
         attempt_of=attempt_of,
     )
 
@@ -178,7 +180,8 @@ def tool(
 ) -> Operation:
     """`on_tool_start`."""
     metadata = metadata or {}
-    attributes = {semconv.GEN_AI_TOOL_TYPE: "function"}
+    attributes = _attempt(tags)
+    attributes[semconv.GEN_AI_TOOL_TYPE] = "function"
     if isinstance(tool_call_id, str):
         attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool_call_id
     return Operation(
@@ -205,6 +208,7 @@ def retriever(serialized: Serialized, tags: Tags, metadata: Metadata, name: str 
         conversation_id=first_text(metadata, _CONVERSATION_KEYS),
         request_id=first_text(metadata, ("request_id",)),
         metadata=metadata,
+        attributes=_attempt(tags),
     )
 
 
@@ -247,6 +251,13 @@ def first_text(source: Mapping[str, Any], keys: Sequence[str]) -> str | None:
         if value and isinstance(value, str):
             return value
     return None
+
+
+def _attempt(tags: Tags) -> dict[str, str | int]:
+    for tag in tags or ():
+        if tag.startswith(_RETRY_TAG) and tag[len(_RETRY_TAG) :].isdigit():
+            return {semconv.RETRY_ATTEMPT: int(tag[len(_RETRY_TAG) :])}
+    return {}
 
 
 def _stage(tags: Tags, metadata: Mapping[str, Any]) -> Stage | None:

@@ -19,17 +19,16 @@ _CONTROL_FLOW: Final = Outcome(status=RunStatus.SUCCESS)
 # --- called in the worker -------------------------------------------------------------------------------------------
 
 
-def model(response: Any) -> Outcome | None:
-    """`on_llm_end`, and `on_llm_error` with what had arrived before the error."""
+def model(response: Any, messages: Sequence[Any]) -> Outcome | None:
+    """`on_llm_end`, and `on_llm_error` with what had arrived before the error; `messages` as they were then."""
     generations = [choice for prompt in getattr(response, "generations", None) or () for choice in prompt]
     if not generations:
         return None
     llm_output = response.llm_output or {}
-    message = getattr(generations[0], "message", None)
+    message = messages[0]
     metadata = getattr(message, "response_metadata", None) or {}
     size = tool_calls = 0
-    for choice in generations:
-        said = getattr(choice, "message", None)
+    for choice, said in zip(generations, messages, strict=False):
         size += text_size(choice.text if said is None else said.content)
         tool_calls += len(getattr(said, "tool_calls", None) or ())
     attributes = {semconv.OUTPUT_SIZE_CHARS: size}
@@ -39,7 +38,11 @@ def model(response: Any) -> Outcome | None:
         usage=_usage(message, llm_output),
         model=first_text(metadata, _MODEL_KEYS) or first_text(llm_output, _MODEL_KEYS),
         response_id=first_text(metadata, ("id",)) or first_text(llm_output, ("id",)),
-        finish_reasons=tuple(reason for choice in generations if (reason := _finish_reason(choice))),
+        finish_reasons=tuple(
+            reason
+            for choice, said in zip(generations, messages, strict=False)
+            if (reason := _finish_reason(choice, said))
+        ),
         attributes=attributes,
     )
 
@@ -82,8 +85,7 @@ def _count(value: object) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-def _finish_reason(choice: Any) -> str | None:
-    message = getattr(choice, "message", None)
+def _finish_reason(choice: Any, message: Any) -> str | None:
     for source in (choice.generation_info, getattr(message, "response_metadata", None)):
         if isinstance(source, Mapping) and (reason := first_text(source, _FINISH_KEYS)):
             return reason
@@ -110,6 +112,12 @@ def resumes(inputs: Any) -> bool:
 def is_paused(outputs: Any) -> bool:
     """Whether a graph returned because it waits for a person."""
     return type(outputs) is dict and "__interrupt__" in outputs
+
+
+def messages(response: Any) -> list[Any]:
+    """The messages of a response as they are now: LangChain's cache replaces them when it answers the next call."""
+    prompts = getattr(response, "generations", None) or ()
+    return [getattr(choice, "message", None) for prompt in prompts for choice in prompt]
 
 
 def calls_a_tool(chunk: Any) -> bool:

@@ -13,11 +13,11 @@ class Health:
     """Counts problems and warns once per kind.
 
     Safe to use from any thread. The lock guards two dictionary operations and is taken only where something went
-    wrong, never while all is well.
+    wrong, never while all is well. It is reentrant, because a finalizer may report while its thread holds it.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._warned: set[str] = set()
 

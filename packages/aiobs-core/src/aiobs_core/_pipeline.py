@@ -197,11 +197,10 @@ class Pipeline:
             worker = threading.Thread(target=self._work, name="aiobs-worker", daemon=True)
             try:
                 worker.start()
-            except RuntimeError:  # the interpreter is shutting down and takes no new threads
+            except RuntimeError as error:  # at interpreter shutdown, or out of threads: the next span tries again
                 self._health.problem(
                     "worker.not_started",
-                    "aiobs: the interpreter is shutting down; runs that ended just now are not recorded.",
-                    lost=self._queue.qsize(),
+                    f"aiobs: no thread could be started ({error}); ended runs wait in the queue.",
                 )
                 return
             self._worker = worker
@@ -224,9 +223,17 @@ class Pipeline:
             batch, markers = self._gather(first)
             self._pass_through(batch)
             ended = [span for span in batch if type(span) is AgentSpan]
-            next_call_ns = self._housekeeping(ended, time.perf_counter_ns())
+            next_call_ns = self._keep_house(ended)
             if markers and self._answer(markers):
                 return
+
+    def _keep_house(self, ended: Sequence[AgentSpan]) -> int:
+        now_ns = time.perf_counter_ns()
+        try:
+            return self._housekeeping(ended, now_ns)
+        except Exception as error:  # the worker must live on
+            self._health.problem("housekeeping", f"aiobs: closing stale runs failed ({type(error).__name__}: {error}).")
+            return now_ns + int(_IDLE_S * 1e9)
 
     def _gather(self, first: Arrived | _Marker | None) -> tuple[list[Arrived], list[_Marker]]:
         batch: list[Arrived] = []
@@ -266,7 +273,13 @@ class Pipeline:
         out: list[InCorridor] = []
         for item in batch:
             if isinstance(item, AgentSpan):
-                run = read(item)
+                try:
+                    run = read(item)
+                except Exception as error:
+                    self._health.problem(
+                        "read", f"aiobs: a run could not be read ({type(error).__name__}: {error}).", lost=1
+                    )
+                    continue
                 if run is not None:
                     out.append(run)
             else:

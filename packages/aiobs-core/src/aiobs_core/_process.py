@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from collections.abc import Sequence
@@ -57,7 +56,6 @@ def configure(
     with _lock:
         if _recorder is None:
             recorder = Recorder(loaded, exporters=exporters, tracer_provider=tracer_provider)
-            atexit.register(recorder.shutdown)
             if hasattr(os, "register_at_fork"):
                 os.register_at_fork(after_in_child=_after_fork_in_child)
             _recorder = recorder

@@ -10,6 +10,7 @@ Rules of the hot path (`start`, `chunk`, `end`, `fail`), which runs on the appli
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
 from asyncio import _get_running_loop as running_loop  # returns None where get_running_loop() raises, at 1/10 the cost
@@ -26,8 +27,8 @@ from aiobs_core._context import SUPPRESS_KEY, request_attributes
 from aiobs_core._health import Health
 from aiobs_core._operation import Operation, RunStatus
 from aiobs_core._pipeline import Pipeline
-from aiobs_core._run import status_of
-from aiobs_core._span import AgentSpan, LocalTrace
+from aiobs_core._span import AgentSpan
+from aiobs_core._sweeper import Sweeper
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -82,12 +83,11 @@ class Recorder:
         self._off = not settings.enabled
         self._max_open_runs = settings.max_open_runs
         self._chain_spans = settings.chain_spans
+        self._sweeper = Sweeper(settings, self._runs, self._close)
         self._pipeline = Pipeline(
-            settings, self.health, housekeeping=self._sweep, exporters=exporters, tracer_provider=tracer_provider
+            settings, self.health, housekeeping=self._sweeper, exporters=exporters, tracer_provider=tracer_provider
         )
         self._ended = self._pipeline.put
-        self._closing: list[tuple[int, AgentSpan]] = []  # worker only: ended runs with open descendants
-        self._next_ttl_sweep_ns = 0
         self._apply_lock = threading.Lock()
 
     # --- the four verbs ---------------------------------------------------------------------------------------
@@ -102,6 +102,7 @@ class Recorder:
         plumbing: bool = False,
         lifetime: object = None,
         make_current: bool = True,
+        adopts: bool = False,
     ) -> AgentSpan | None:
         """Begin a run.
 
@@ -115,6 +116,7 @@ class Recorder:
             lifetime: An object that the framework keeps exactly as long as the run. If it is collected before the
                 run ended, the run is closed as `cancelled` (in an event loop) or `abandoned`.
             make_current: Make the span the current one of this context until the run ends.
+            adopts: The framework reports what runs inside as its siblings: make it children while it is current.
 
         Returns:
             The span, or None where nothing is recorded.
@@ -122,7 +124,7 @@ class Recorder:
         if self._off:
             return None
         try:
-            return self._start(key, operation, parent, scope, plumbing, lifetime, make_current)
+            return self._start(key, operation, parent, scope, plumbing, lifetime, make_current, adopts)
         except Exception as error:  # noqa: BLE001 (the application must not notice; counted and warned once)
             self._verb_failed("start", error)
             return None
@@ -228,6 +230,7 @@ class Recorder:
             self._max_open_runs = settings.max_open_runs
             self._chain_spans = settings.chain_spans
             self._off = not settings.enabled
+            self._sweeper.apply(settings)
             if not only_switched or exporters is not None or tracer_provider is not None:
                 self._pipeline.reconfigure(settings, exporters=exporters, tracer_provider=tracer_provider)
 
@@ -247,6 +250,7 @@ class Recorder:
 
         The next run opens them again. Returns False if something could not be delivered in time.
         """
+        atexit.unregister(self.shutdown)
         for key in list(self._runs):
             self._close(key, RunStatus.ABANDONED)
         return self._pipeline.shutdown(self._settings.export_timeout_s if timeout_s is None else timeout_s)
@@ -254,9 +258,16 @@ class Recorder:
     def after_fork_in_child(self) -> None:
         """Forget what belongs to the parent process: it reports its open and queued runs itself."""
         self._runs.clear()
-        self._closing.clear()
+        self._sweeper.forget()
         self._apply_lock = threading.Lock()
         self.health = self._pipeline.after_fork_in_child()
+
+    def _open(self) -> None:
+        self._pipeline.open()
+        # Exit handlers run last in, first out: ours goes before that of a provider which the application has made by
+        # now, so that provider is still open when the last spans reach it.
+        atexit.unregister(self.shutdown)
+        atexit.register(self.shutdown)
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -269,6 +280,7 @@ class Recorder:
         plumbing: bool,  # noqa: FBT001
         lifetime: object,
         make_current: bool,  # noqa: FBT001
+        adopts: bool,  # noqa: FBT001
     ) -> AgentSpan | None:
         runs = self._runs
         if (known := runs.get(key)) is not None:
@@ -277,13 +289,13 @@ class Recorder:
         if SUPPRESS_KEY in context and context[SUPPRESS_KEY]:
             return None
         if not self._pipeline.is_open:
-            self._pipeline.open()
+            self._open()
         current = context.get(_SPAN_KEY, INVALID_SPAN)
         outer: Span = current.current() if type(current) is AgentSpan else current  # type: ignore[assignment]
         above = runs.get(parent) if parent is not None else None
         if type(above) is _Transparent:
             above = above.parent
-        if above is None and type(outer) is AgentSpan:
+        if type(outer) is AgentSpan and (above is None or (outer.adopts and outer.parent is above)):
             above = outer
         if operation is None or (plumbing and not self._chain_spans):
             self._start_transparent(key, above, lifetime)  # type: ignore[arg-type]
@@ -292,10 +304,8 @@ class Recorder:
         if runs.setdefault(key, span) is not span:  # another thread was first
             return self.find(key)
         if span.parent is not None:
-            children = span.parent.open_children
-            if children is None:
-                children = span.parent.open_children = {}
-            children[span.span_id] = span
+            span.parent.open_children[span.span_id] = span
+        span.adopts = adopts
         if lifetime is not None:
             span.lifetime = self._watch(lifetime, key)
         if make_current:
@@ -384,38 +394,6 @@ class Recorder:
             f"aiobs: recording a run failed in {verb} ({type(error).__name__}); the application is not affected, "
             "the run may be missing.",
         )
-
-    # --- housekeeping: called by the worker after each batch and at least every 30 s ----------------------------
-
-    def _sweep(self, ended: Sequence[AgentSpan], now_ns: int) -> int:
-        """Close what will not end by itself; `now_ns` is perf_counter_ns(). Returns when to be called again."""
-        grace_ns = int(self._settings.grace_s * 1e9)
-        for span in ended:
-            if span.open_children:
-                self._closing.append((now_ns + grace_ns, span))
-        if self._closing and self._closing[0][0] <= now_ns:
-            due = [span for deadline, span in self._closing if deadline <= now_ns]
-            self._closing = [entry for entry in self._closing if entry[0] > now_ns]
-            for span in due:
-                self._close_descendants(span, span)
-        if now_ns >= self._next_ttl_sweep_ns:
-            ttl_ns = int(self._settings.run_ttl_s * 1e9)
-            self._next_ttl_sweep_ns = now_ns + min(ttl_ns // 4, 30_000_000_000)
-            for key, run in list(self._runs.items()):
-                offset = run.trace.clock_offset_ns if type(run) is AgentSpan else 0
-                started_ns = run.start_ns - offset if type(run) is AgentSpan else run.started_ns  # type: ignore[union-attr]
-                if now_ns - started_ns > ttl_ns:
-                    self._close(key, RunStatus.TIMED_OUT)
-        return min(self._closing[0][0] if self._closing else self._next_ttl_sweep_ns, self._next_ttl_sweep_ns)
-
-    def _close_descendants(self, span: AgentSpan, ancestor: AgentSpan) -> None:
-        cancelled = ancestor.forced_status is RunStatus.CANCELLED or (
-            ancestor.error_class is not None and status_of(ancestor.error_class) is RunStatus.CANCELLED
-        )
-        for child in list((span.open_children or {}).values()):
-            self._close_descendants(child, ancestor)
-            end_ns = max(ancestor.end_ns, child.start_ns, child.first_chunk_ns)
-            self._close(child.key, RunStatus.CANCELLED if cancelled else RunStatus.ABANDONED, end_ns)
 
 
 def _http_status(error: BaseException) -> int | None:

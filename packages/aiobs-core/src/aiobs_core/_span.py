@@ -83,6 +83,7 @@ class AgentSpan(Span):
 
     __slots__ = (
         "_context",
+        "adopts",
         "attributes",
         "attempts",
         "chunk_count",
@@ -149,9 +150,10 @@ class AgentSpan(Span):
         self.events: list[tuple[str, int, Mapping[str, AnyValue]]] | None = None
         self.links: list[Link] | None = None
         self.name_override: str | None = None
-        self.open_children: dict[int, AgentSpan] | None = None
+        self.open_children: dict[int, AgentSpan] = {}
         self.lifetime: weakref.ref[object] | None = None
         self.in_event_loop = False
+        self.adopts = False
         # Written by the worker only, on the way through the stages:
         self.promoted_kind: str | None = None
         self.interrupted_below = False
@@ -164,6 +166,11 @@ class AgentSpan(Span):
     def is_local_root(self) -> bool:
         """True for the first run of its trace in this process."""
         return self.parent is None
+
+    @property
+    def started_ns(self) -> int:
+        """`perf_counter_ns()` when the run started."""
+        return self.start_ns - self.trace.clock_offset_ns
 
     def own_context(self) -> SpanContext:
         """This span's own ids, whether it has ended or not."""
@@ -185,9 +192,8 @@ class AgentSpan(Span):
         self.end_ns = end_ns or perf_counter_ns() + self.trace.clock_offset_ns
         self.lifetime = None
         self.last_item = None
-        parent = self.parent
-        if parent is not None and parent.open_children is not None:
-            parent.open_children.pop(self.span_id, None)
+        if self.parent is not None:
+            self.parent.open_children.pop(self.span_id, None)
 
     # --- opentelemetry.trace.Span ----------------------------------------------------------------------------
 

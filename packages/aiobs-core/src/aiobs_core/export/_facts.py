@@ -53,6 +53,11 @@ class Facts:
         return self.span.parent.span_id if self.span.parent else None
 
     @property
+    def order(self) -> tuple[int, int, int]:
+        """Sorts by start, of those that start together the longest first."""
+        return self.start_ns, -self.end_ns, self.span_id
+
+    @property
     def identity(self) -> tuple[object, ...]:
         """What makes siblings equal."""
         return self.kind, self.name, self.model, self.note
@@ -69,7 +74,7 @@ def unique_facts(spans: Iterable[ReadableSpan], encoding: str) -> list[Facts]:
     for span in spans:
         if span.context is not None:
             by_id.setdefault(span.context.span_id, span)
-    return sorted((_facts(span, encoding) for span in by_id.values()), key=lambda facts: facts.start_ns)
+    return sorted((_facts(span, encoding) for span in by_id.values()), key=lambda facts: facts.order)
 
 
 def _facts(span: ReadableSpan, encoding: str) -> Facts:
@@ -104,7 +109,9 @@ def _facts(span: ReadableSpan, encoding: str) -> Facts:
 
 def is_failed(span: ReadableSpan) -> bool:
     """Whether the span ended with an error."""
-    return span.status.status_code is StatusCode.ERROR or _text(span, semconv.OUTCOME) == RunStatus.ERROR.value
+    return (
+        span.status.status_code is StatusCode.ERROR or _text(span, semconv.OUTCOME) == RunStatus.ERROR.value
+    )
 
 
 def kind_of(span: ReadableSpan) -> Kind | None:

@@ -18,9 +18,14 @@ Segment = tuple[str, str]
 """Text and its ANSI colour code ("": none)."""
 
 _GAP: Final = "  "
-_NARROWEST: Final = {"name": 24, "model": 14, "bar": 8, "note": 12}  # others are as wide as their widest cell
-_WIDEST: Final = {"name": 48, "model": 24, "bar": 32, "note": 32}
-_DROPPED_FIRST: Final = ("first chunk", "cached", "tokens", "bar", "model", "duration")
+_NARROWEST: Final = {
+    "name": 24,
+    "model": 14,
+    "bar": 8,
+    "remarks": 12,
+}  # others are as wide as their widest cell
+_DROPPED_FIRST: Final = ("remarks", "tokens", "bar", "model", "duration")
+_GROWTH: Final = (("name", 28), ("bar", 12), ("remarks", 32), ("name", 48), ("model", 24), ("bar", 32))
 _DIM: Final = "2"
 
 
@@ -40,7 +45,9 @@ class Glyphs:
     stopped: str
     paused: str
     icons: dict[Kind | None, str]
-    halves: str  # of a bar's cell, by 3 * left half + right half; each: 0 idle, 1 before the first chunk, 2 busy
+    halves: (
+        str  # of a bar's cell, by 3 * left half + right half; each: 0 idle, 1 before the first chunk, 2 busy
+    )
 
     @classmethod
     def unicode(cls) -> Glyphs:
@@ -58,7 +65,16 @@ class Glyphs:
 
     def all(self) -> str:
         """Every character of the set, to try an encoding with."""
-        drawn = (self.branch, self.last, self.line, self.ellipsis, self.times, self.arrow, self.dot, self.halves)
+        drawn = (
+            self.branch,
+            self.last,
+            self.line,
+            self.ellipsis,
+            self.times,
+            self.arrow,
+            self.dot,
+            self.halves,
+        )
         return "".join((*drawn, self.done, self.failed, self.stopped, self.paused, *self.icons.values()))
 
 
@@ -67,7 +83,7 @@ _UNICODE: Final = Glyphs(
     last="└ ",
     line="│ ",
     ellipsis="…",
-    times="×",
+    times="×",  # noqa: RUF001 (the sign is meant)
     arrow="→",
     dot="·",
     done="✓",
@@ -131,6 +147,8 @@ class Column:
     right: bool = False
     draw: Sequence[Callable[[int], list[Segment]]] = field(default=())
     gives_way: int = 0  # index of the segment that is cut where the cell is too wide
+    sheds: bool = False  # whether whole segments go from the end before one is cut
+    stays: bool = False  # whether the column outlasts all others
 
     @property
     def width(self) -> int:
@@ -152,24 +170,25 @@ def paint(segment: Segment, color: bool) -> str:
 def fit_columns(columns: Sequence[Column], width: int, glyphs: Glyphs) -> list[list[Segment]]:
     """Lay the columns side by side, dropping those that do not fit.
 
-    Columns go from right to left, except that the note (what failed is what one looks for) and the duration outlast
-    the others. The name always stays.
+    Columns go from right to left, except that the duration outlasts the model and errors outlast all: what failed is
+    what one looks for. The name always stays.
     """
     kept = [column for column in columns if column.draw or column.width]
     widths = {column.name: _least(column) for column in kept}
+    stays = {column.name for column in kept if column.stays}
     for name in _DROPPED_FIRST:
-        if _taken(widths) > width:
+        if _taken(widths) > width and name not in stays:
             widths.pop(name, None)
     if _taken(widths) > width:
         widths["name"] = max(width - _taken(widths) + widths["name"], width // 2)
     if _taken(widths) > width:
         widths = {"name": width}
     kept = [column for column in kept if column.name in widths]
-    wanted = {column.name: _WIDEST["bar"] if column.draw else column.width for column in kept}
-    for name in ("note", "name", "model", "bar"):
+    wanted = {column.name: width if column.draw else column.width for column in kept}
+    for name, at_most in _GROWTH:
         if name in widths:
-            least = widths[name]
-            widths[name] += max(min(width - _taken(widths), min(wanted[name], _WIDEST[name]) - least), 0)
+            more = min(width - _taken(widths), min(wanted[name], at_most) - widths[name])
+            widths[name] += max(more, 0)
     return [_line(kept, widths, row, glyphs) for row in range(len(columns[0].cells))]
 
 
@@ -195,11 +214,15 @@ def _line(columns: Sequence[Column], widths: dict[str, int], row: int, glyphs: G
 
 def _cut_cell(column: Column, row: int, width: int, glyphs: Glyphs) -> list[Segment]:
     cell = list(column.cells[row])
+    while column.sheds and len(cell) > 1 and segments_width(cell) > width:
+        cell.pop()
     excess = segments_width(cell) - width
     if excess > 0:
         text, colour = cell[column.gives_way]
         cell[column.gives_way] = (cut(text, display_width(text) - excess, ellipsis=glyphs.ellipsis), colour)
-    while segments_width(cell) > width:  # nothing left of the name: the tree lines are too deep for so few columns
+    while (
+        segments_width(cell) > width
+    ):  # nothing left of the name: the tree lines are too deep for so few columns
         cell.pop()
     return cell
 

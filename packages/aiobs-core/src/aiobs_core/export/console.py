@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO, TypedDict
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 _MODES: Final = ("off", "summary", "tree", "auto")
 _MAX_TRACES: Final = 256
 _MAX_SPANS: Final = 5_000
+_MAX_ROWS: Final = 200  # a terminal is no place for more; the store and the page have them all
 _LONG_RUN_NS: Final = 1_000_000_000
 _USUAL_WIDTH: Final = 100  # where there is no terminal to ask
+
+
+class _Drawing(TypedDict):
+    width: int
+    color: bool
+    ascii_only: bool
+    encoding: str
 
 
 class ConsoleExporter(SpanExporter):
@@ -87,7 +95,7 @@ class ConsoleExporter(SpanExporter):
             self._problem("unwritable", f"printing failed ({type(error).__name__}); nothing more is printed.")
         return SpanExportResult.SUCCESS
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 (SpanExporter has it)
         """Nothing waits here that could be printed: traces without their root are not complete."""
         return True
 
@@ -132,7 +140,8 @@ class ConsoleExporter(SpanExporter):
             self._printed[trace_id] = None
             if len(self._printed) > _MAX_TRACES:
                 self._printed.popitem(last=False)
-            return list(kept)
+            # The root itself may have been the oldest of too many.
+            return [root, *(span for span in kept if span is not root)]
         # One remote trace may enter this process several times, also at once.
         mine = _descendants(root, kept)
         rest = deque((span for span in kept if span.context.span_id not in mine), maxlen=_MAX_SPANS)
@@ -155,8 +164,11 @@ class ConsoleExporter(SpanExporter):
         blocks = []
         for root, spans in finished:
             as_tree = self._mode == "tree" or (self._mode == "auto" and _deserves_a_tree(root))
-            render = render_tree if as_tree else render_summary
-            blocks.append(render(spans, width=width, color=colour, ascii_only=ascii_only, encoding=encoding))
+            options = _Drawing(width=width, color=colour, ascii_only=ascii_only, encoding=encoding)
+            if as_tree:
+                blocks.append(render_tree(spans, max_rows=_MAX_ROWS, **options))
+            else:
+                blocks.append(render_summary(spans, **options))
             if self._footer and (as_tree or not self._footer_was_shown):
                 self._footer_was_shown = True
                 footer = neutralise(self._footer, encoding=encoding)

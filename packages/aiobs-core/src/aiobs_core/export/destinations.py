@@ -184,7 +184,7 @@ def _standard(settings: Settings, health: Health, *, app_owned: bool) -> list[Sp
 
 def _otlp(settings: Settings, health: Health) -> SpanExporter:
     def make() -> SpanExporter:
-        from aiobs_core.export.otlp import make_otlp_exporter  # noqa: PLC0415 (grpc takes 0.1 s to import)
+        from aiobs_core.export.otlp import make_otlp_exporter
 
         return make_otlp_exporter(settings)
 

@@ -21,6 +21,7 @@ _DEFAULT_GRPC: Final = "http://localhost:4317"
 _DEFAULT_HTTP: Final = "http://localhost:4318"
 _TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _CERTIFICATES: Final = ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE")
+_COMPRESSIONS: Final = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
 _CREDENTIAL_PROVIDERS: Final = (
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
@@ -44,9 +45,7 @@ def make_otlp_exporter(settings: Settings, *, environ: Mapping[str, str] | None 
     endpoint = settings.otlp_endpoint
     try:
         if protocol_of(settings) == "grpc":
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-            return GrpcExporter(endpoint=endpoint or _DEFAULT_GRPC)
+            return _grpc_exporter(endpoint or _DEFAULT_GRPC, environ)
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
     except ImportError as error:
         protocol = protocol_of(settings)
@@ -57,6 +56,17 @@ def make_otlp_exporter(settings: Settings, *, environ: Mapping[str, str] | None 
         ) from error
     url = traces_url(endpoint, environ=environ)
     return HttpExporter(endpoint=url, session=_session(url, environ))
+
+
+def _grpc_exporter(endpoint: str, environ: Mapping[str, str]) -> SpanExporter:
+    from grpc import Compression
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    compression = next((environ[name] for name in _COMPRESSIONS if environ.get(name)), "")
+    if compression.strip().lower() != "none":
+        return OTLPSpanExporter(endpoint=endpoint)
+    # "none" is the specification's default, but the gRPC exporter (1.45) refuses to start if it is spelled out.
+    return OTLPSpanExporter(endpoint=endpoint, compression=Compression.NoCompression)
 
 
 def protocol_of(settings: Settings) -> str:

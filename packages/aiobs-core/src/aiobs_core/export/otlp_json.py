@@ -48,7 +48,8 @@ def encode_line(spans: Iterable[ReadableSpan]) -> bytes:
 def encode_spans(spans: Iterable[ReadableSpan]) -> dict[str, object]:
     """The spans as a TracesData object, grouped by resource and scope."""
     by_resource: dict[Resource, dict[InstrumentationScope | None, list[dict[str, object]]]] = {}
-    seen: dict[tuple[int, int], list[dict[str, object]]] = {}  # by identity: hashing a resource renders it to JSON
+    # Groups once found are found again by identity: hashing a resource renders it to JSON.
+    seen: dict[tuple[int, int], list[dict[str, object]]] = {}
     for span in spans:
         resource, scope = span.resource, span.instrumentation_scope
         identity = (id(resource), id(scope))
@@ -170,7 +171,7 @@ def _encode_value(value: object) -> dict[str, object]:
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):
-        return {"intValue": str(int(value))} if -_INT64 <= value < _INT64 else {"stringValue": str(int(value))}
+        return {"intValue" if -_INT64 <= value < _INT64 else "stringValue": str(int(value))}
     if isinstance(value, float):
         return {"doubleValue": float(value) if math.isfinite(value) else _name_of(value)}
     if value is None:
@@ -227,7 +228,9 @@ def _decode_scope(scope_spans: Mapping[str, Any]) -> InstrumentationScope | None
     )
 
 
-def _decode_span(span: Mapping[str, Any], resource: Resource, scope: InstrumentationScope | None) -> ReadableSpan:
+def _decode_span(
+    span: Mapping[str, Any], resource: Resource, scope: InstrumentationScope | None
+) -> ReadableSpan:
     flags = int(span.get("flags") or 0)
     trace_flags = TraceFlags(flags & _TRACE_FLAGS or TraceFlags.SAMPLED)
     trace_state = trace_state_of(span.get("traceState") or "")
@@ -237,7 +240,9 @@ def _decode_span(span: Mapping[str, Any], resource: Resource, scope: Instrumenta
         remote = bool(flags & _IS_REMOTE)
         parent = SpanContext(trace_id, int(span["parentSpanId"], 16), remote, trace_flags, trace_state)
     status = span.get("status") or {}
-    kind = _number_of(span.get("kind"), ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"))
+    kind = _number_of(
+        span.get("kind"), ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+    )
     end = int(span.get("endTimeUnixNano") or 0)
     return ReadableSpan(
         name=span.get("name") or "",
@@ -246,7 +251,8 @@ def _decode_span(span: Mapping[str, Any], resource: Resource, scope: Instrumenta
         resource=resource,
         attributes=_decode_attributes(span),
         events=bounded_list(
-            [_decode_event(event) for event in span.get("events") or ()], int(span.get("droppedEventsCount") or 0)
+            [_decode_event(event) for event in span.get("events") or ()],
+            int(span.get("droppedEventsCount") or 0),
         ),
         links=bounded_list(
             [_decode_link(link) for link in span.get("links") or ()], int(span.get("droppedLinksCount") or 0)
@@ -283,7 +289,9 @@ def _decode_link(link: Mapping[str, Any]) -> Link:
 
 
 def _decode_attributes(holder: Mapping[str, Any]) -> Mapping[str, Any]:
-    attributes = {item["key"]: _decode_value(item.get("value") or {}) for item in holder.get("attributes") or ()}
+    attributes = {
+        item["key"]: _decode_value(item.get("value") or {}) for item in holder.get("attributes") or ()
+    }
     return bounded_attributes(attributes, int(holder.get("droppedAttributesCount") or 0))
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from aiobs_core._context import SUPPRESS_KEY
 from aiobs_core._errors import AiobsError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Sender(SpanExporter):
         self._accepted = 0  # spans ever queued and spans done with: first in, first out, so two counters say
         self._finished = 0  # which spans force_flush waits for
         self._failed = 0
+        self._reported = 0  # of the failed, those that a flush has told
         self._thread: threading.Thread | None = None
         self._exporter: SpanExporter | None = None
 
@@ -87,17 +88,18 @@ class Sender(SpanExporter):
         """Wait until the spans queued so far were sent.
 
         Returns:
-            False if they were not within `timeout_millis`, or if some of them could not be sent.
+            False if they were not within `timeout_millis`, or if sending failed since the last flush.
         """
         deadline = time.monotonic() + timeout_millis / 1_000
         with self._changed:
-            target, failed = self._accepted, self._failed
+            target = self._accepted
             running = self._ensure_thread()
         if not running:
             self._send_here(deadline)
         with self._changed:
             done = self._wait(lambda: self._finished >= target, deadline)
-            return done and self._failed == failed
+            failed, self._reported = self._failed - self._reported, self._failed
+            return done and not failed
 
     def shutdown(self) -> None:
         """Send what is queued, within `timeout_s`; the rest is dropped and counted. Later spans are refused."""
@@ -114,16 +116,16 @@ class Sender(SpanExporter):
         with self._changed:
             self._wait(self._is_idle, drained_by)
             idle, thread = self._is_idle(), self._thread
-        if thread is None:
-            self._close_exporter()
-        elif idle:
-            thread.join(max(deadline - time.monotonic(), 0.0))  # it closes the exporter as its last act
-        else:
+        if not idle:
             self._break_off(deadline)
+        elif thread is None:
+            self._close_exporter()
+        else:
+            thread.join(max(deadline - time.monotonic(), 0.0))  # it closes the exporter as its last act
 
     # --- caller's side ------------------------------------------------------------------------------------------
     def _ensure_thread(self) -> bool:
-        """Start the thread if there is work for it; also after a BaseException of the exporter has ended it."""
+        """Start the thread if there is work for it and it does not run; call with the lock held."""
         if not self._queue or (self._thread is not None and self._thread.is_alive()):
             return True
         thread = threading.Thread(target=self._run, name=f"aiobs-{self._name}", daemon=True)
@@ -167,15 +169,17 @@ class Sender(SpanExporter):
         closer = threading.Thread(target=self._close_exporter, name=f"aiobs-{self._name}-close", daemon=True)
         try:
             closer.start()
-        except RuntimeError:
-            closer = None  # an exit handler of Python 3.12 or later; sockets close with the process
+        except RuntimeError:  # an exit handler of Python 3.12 or later; sockets close with the process
+            deadline = time.monotonic()
         with self._changed:
             self._wait(self._is_idle, deadline)
             unsent, self._in_flight = self._in_flight, 0
-        if closer is not None:
+        if closer.ident is not None:
             closer.join(max(deadline - time.monotonic(), 0.0))
         if lost := dropped + unsent:
-            self._lose("shutdown", f"shutdown had waited {self._timeout_s:g} s (AIOBS_EXPORT_TIMEOUT_S)", lost)
+            self._lose(
+                "shutdown", f"shutdown had waited {self._timeout_s:g} s (AIOBS_EXPORT_TIMEOUT_S)", lost
+            )
 
     def _close_exporter(self) -> None:
         with self._changed:
@@ -232,7 +236,7 @@ class Sender(SpanExporter):
             return False
         try:
             result = exporter.export(batch)
-        except Exception as error:  # noqa: BLE001 (foreign exporters may raise anything; counted)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (foreign exporters may raise anything; counted)
             self._unsent("export_failed", f"the exporter raised {type(error).__name__}", len(batch))
             return False
         if result is not SpanExportResult.SUCCESS:
@@ -264,7 +268,7 @@ class Sender(SpanExporter):
 
 def _suppressed() -> context.Context:
     """A context in which the exporter's own HTTP and gRPC calls do not become spans, which would be sent, which ..."""
-    return context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True, context.Context())
+    return context.set_value(SUPPRESS_KEY, True, context.Context())
 
 
 def _reason(error: Exception) -> str:

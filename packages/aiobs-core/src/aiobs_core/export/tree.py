@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _PLUMBING: Final = {Kind.CHAIN, Kind.PROMPT, Kind.PARSER}
 _CALLS_A_MODEL: Final = {Kind.MODEL, Kind.EMBEDDING}
 _FOLD_FROM: Final = 3  # two equal calls are still told apart at a glance
+_MAX_FAILED_BELOW: Final = 20
 _NARROWEST: Final = 20
 _NARROW_NAME: Final = 8  # of the root, in a line of totals
 _COLOUR_OF_KIND: Final = {
@@ -49,13 +50,19 @@ class _Row:
 
 
 def render_tree(
-    spans: Sequence[ReadableSpan], *, width: int, color: bool, ascii_only: bool = False, encoding: str | None = None
+    spans: Sequence[ReadableSpan],
+    *,
+    width: int,
+    color: bool,
+    ascii_only: bool = False,
+    encoding: str | None = None,
+    max_rows: int | None = None,
 ) -> str:
     """Draw the spans of one trace as a tree with a line of totals, without a final newline.
 
     Plumbing (inner chains, prompts, parsers) that did not fail is left out; its children stand under the nearest
     ancestor shown. Names are neutralised: no control character reaches the terminal. Columns that do not fit are
-    dropped from right to left, the error last of all.
+    dropped from right to left, errors last of all.
 
     Args:
         spans: Ended spans of one trace, in any order; parents may be missing.
@@ -63,15 +70,18 @@ def render_tree(
         color: Whether to use ANSI colours.
         ascii_only: Draw with ASCII characters only.
         encoding: Python codec that names must survive; None is ASCII if `ascii_only`, else UTF-8.
+        max_rows: Rows to draw from the top; of those below, the first that failed are drawn as well.
     """
-    if not spans:
-        return ""
     width = max(width, _NARROWEST)
-    encoding = encoding or ("ascii" if ascii_only else "utf-8")
     glyphs = Glyphs.ascii() if ascii_only else Glyphs.unicode()
-    facts = unique_facts(spans, encoding)
+    facts = unique_facts(spans, encoding or ("ascii" if ascii_only else "utf-8"))
+    if not facts:
+        return ""
     root = _grow(facts)
     rows = list(_rows(root, glyphs, deepest=max(width // 6, 2)))
+    if max_rows is not None:
+        failed_below = [row for row in rows[max_rows:] if row.spans[0].failed]
+        rows = rows[:max_rows] + failed_below[:_MAX_FAILED_BELOW]
     shown = sum(len(row.spans) for row in rows)
     lines = fit_columns(_columns(rows, facts, glyphs), width, glyphs)
     total = _totals(root, facts, shown=shown, width=width, glyphs=glyphs)
@@ -79,15 +89,19 @@ def render_tree(
 
 
 def render_summary(
-    spans: Sequence[ReadableSpan], *, width: int, color: bool, ascii_only: bool = False, encoding: str | None = None
+    spans: Sequence[ReadableSpan],
+    *,
+    width: int,
+    color: bool,
+    ascii_only: bool = False,
+    encoding: str | None = None,
 ) -> str:
     """Say in one line what one trace was; the arguments are those of `render_tree`."""
-    if not spans:
-        return ""
     width = max(width, _NARROWEST)
-    encoding = encoding or ("ascii" if ascii_only else "utf-8")
     glyphs = Glyphs.ascii() if ascii_only else Glyphs.unicode()
-    facts = unique_facts(spans, encoding)
+    facts = unique_facts(spans, encoding or ("ascii" if ascii_only else "utf-8"))
+    if not facts:
+        return ""
     root = _grow(facts)
     return "".join(
         paint(segment, color)
@@ -133,13 +147,15 @@ def _rows(root: _Node, glyphs: Glyphs, *, deepest: int) -> Iterator[_Row]:
         for position, group in reversed(list(enumerate(groups))):
             last = position == len(groups) - 1
             branch, line = (glyphs.last, "  ") if last else (glyphs.branch, glyphs.line)
-            stack.append((group, indent + branch, indent + line, False))
+            # Only its end is shown of an indent that is too deep.
+            kept = indent[-2 * deepest - 2 :]
+            stack.append((group, kept + branch, kept + line, False))
 
 
 def _folded(children: list[_Node]) -> Iterator[list[_Node]]:
     """Children in order of start, runs of equal ones without children of their own as one group."""
     # Children of hidden plumbing were appended after later siblings.
-    ordered = sorted(children, key=lambda node: node.facts.start_ns if node.facts else 0)
+    ordered = sorted(children, key=lambda node: node.facts.order if node.facts else (0, 0, 0))
     for identity, run in groupby(ordered, key=_fold_key):
         nodes = list(run)
         if identity is not None and len(nodes) >= _FOLD_FROM:
@@ -167,12 +183,15 @@ def _columns(rows: Sequence[_Row], facts: Sequence[Facts], glyphs: Glyphs) -> li
     return [
         Column(name="name", cells=[_name_cell(row, glyphs) for row in rows], gives_way=2),
         Column(name="model", cells=[[(row.spans[0].model, _DIM)] for row in rows]),
-        Column(name="duration", cells=[[(duration_text(_busy_ns(row.spans)), "")] for row in rows], right=True),
+        Column(name="duration", cells=[[(_duration(row.spans), "")] for row in rows], right=True),
         Column(name="bar", cells=[[] for _ in rows], draw=[bar_of(row) for row in rows]),
         Column(name="tokens", cells=[[(_tokens(row.spans, glyphs), "")] for row in rows], right=True),
-        Column(name="cached", cells=[[(_cached(row.spans), _DIM)] for row in rows]),
-        Column(name="first chunk", cells=[[(_first_chunk(row.spans), _DIM)] for row in rows]),
-        Column(name="note", cells=[[(row.spans[0].note, _note_colour(row.spans[0]))] for row in rows]),
+        Column(
+            name="remarks",
+            cells=[_remarks(row) for row in rows],
+            sheds=True,
+            stays=any(item.note for item in facts),
+        ),
     ]
 
 
@@ -209,24 +228,37 @@ def _tokens(spans: Sequence[Facts], glyphs: Glyphs) -> str:
     given, got = _sum(item.input_tokens for item in spans), _sum(item.output_tokens for item in spans)
     about = "~" if any(item.estimated for item in spans) else ""
     if given is None or got is None:
-        known = [f"{about}{count_text(n)} {word}" for n, word in ((given, "in"), (got, "out")) if n is not None]
+        known = [
+            f"{about}{count_text(n)} {word}" for n, word in ((given, "in"), (got, "out")) if n is not None
+        ]
         return "".join(known)
     return f"{about}{count_text(given)}{glyphs.arrow}{count_text(got)}"
 
 
-def _cached(spans: Sequence[Facts]) -> str:
-    cached = _sum(item.cached_tokens for item in spans)
-    return f"{count_text(cached)} cached" if cached else ""
-
-
-def _first_chunk(spans: Sequence[Facts]) -> str:
-    first_chunk_ns = spans[0].first_chunk_ns if len(spans) == 1 else None
-    return "" if first_chunk_ns is None else f"first {duration_text(first_chunk_ns)}"
+def _remarks(row: _Row) -> list[Segment]:
+    facts = row.spans[0]
+    cached = _sum(item.cached_tokens for item in row.spans)
+    remarks = [
+        (facts.note, _note_colour(facts)),
+        (f"{count_text(cached)} cached" if cached else "", _DIM),
+        (
+            f"first {duration_text(facts.first_chunk_ns)}"
+            if facts.first_chunk_ns and len(row.spans) == 1
+            else "",
+            _DIM,
+        ),
+    ]
+    told = [remark for remark in remarks if remark[0]]
+    return [(f"  {text}" if position else text, colour) for position, (text, colour) in enumerate(told)]
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
+
+
+def _duration(spans: Sequence[Facts]) -> str:
+    return duration_text(_busy_ns(spans)) if all(item.span.end_time for item in spans) else ""
 
 
 def _busy_ns(spans: Iterable[Facts]) -> int:
@@ -290,10 +322,10 @@ def _outermost_calls(facts: Sequence[Facts]) -> list[Facts]:
     outermost = []
     inside: dict[int, bool] = {}
     for item in facts:
-        path: list[int] = []
+        path: dict[int, bool] = {}
         span_id = parents.get(item.span_id)
         while span_id is not None and span_id not in inside and span_id not in calls and span_id not in path:
-            path.append(span_id)
+            path[span_id] = True
             span_id = parents.get(span_id)
         found = span_id is not None and (span_id in calls or inside.get(span_id, False))
         inside.update(dict.fromkeys(path, found))

@@ -29,7 +29,9 @@ from aiobs_core.export.otlp_json import (
 
 FORMAT: Final = 1
 LONG_TEXT_CHARS: Final = 256  # from here on a reference into the string table is smaller than the text
-LARGE_BLOCK_CHARS: Final = 4_000_000  # begin a new block beyond this, so that no block needs much memory at once
+LARGE_BLOCK_CHARS: Final = (
+    4_000_000  # begin a new block beyond this, so that no block needs much memory at once
+)
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 _encode_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
@@ -217,10 +219,13 @@ class _BlockReader:
         self._trace_id = int(block["trace"], 16)
         self._texts: list[str] = []
         for entry in block["texts"]:
-            self._texts.append(entry if isinstance(entry, str) else self._texts[entry[0]][: entry[1]] + entry[2])
+            self._texts.append(
+                entry if isinstance(entry, str) else self._texts[entry[0]][: entry[1]] + entry[2]
+            )
         self._keys: list[list[str]] = block["keys"]
         self._resources = [
-            Resource(self._attributes(shape, values), schema_url) for shape, values, schema_url in block["resources"]
+            Resource(self._attributes(shape, values), schema_url)
+            for shape, values, schema_url in block["resources"]
         ]
         self._scopes = [
             InstrumentationScope(name, version, schema_url, self._attributes(shape, values))
@@ -242,7 +247,7 @@ class _BlockReader:
             resource=self._resources[resource],
             attributes=bounded_attributes(self._attributes(shape, values), lost_attributes),
             events=bounded_list([self._event(*event) for event in events or ()], lost_events),
-            links=bounded_list([self._link(*link) for link in links or ()], lost_links),
+            links=bounded_list([self._link(link) for link in links or ()], lost_links),
             kind=SpanKind(kind),
             status=status_of(code, description),
             start_time=start,
@@ -271,8 +276,9 @@ class _BlockReader:
     def _event(self, name: str, timestamp: int, shape: int, values: list[Any], dropped: int) -> Event:
         return Event(name, bounded_attributes(self._attributes(shape, values), dropped), timestamp)
 
-    def _link(
-        self, trace_id: str, span_id: str, remote: bool, flags: int, state: str, shape: int, values: list[Any], lost: int
-    ) -> Link:
-        context = SpanContext(int(trace_id, 16), int(span_id, 16), remote, TraceFlags(flags), trace_state_of(state))
+    def _link(self, record: list[Any]) -> Link:
+        trace_id, span_id, remote, flags, state, shape, values, lost = record
+        context = SpanContext(
+            int(trace_id, 16), int(span_id, 16), remote, TraceFlags(flags), trace_state_of(state)
+        )
         return Link(context, bounded_attributes(self._attributes(shape, values), lost))

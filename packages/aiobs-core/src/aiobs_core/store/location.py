@@ -13,8 +13,8 @@ _PROJECT_FOLDER: Final = ".aiobs"
 # SQLite's write-ahead log needs memory shared by all processes that use the file, so all must run on one host:
 # https://www.sqlite.org/wal.html. On these it would seem to work until two hosts write.
 _NETWORK_FILE_SYSTEMS: Final = frozenset(
-    "afs beegfs ceph cifs gpfs lustre ncpfs nfs nfs4 orangefs panfs pvfs2 smb3 smbfs wekafs "
-    "fuse.ceph fuse.glusterfs fuse.juicefs fuse.s3fs fuse.sshfs".split()
+    {"afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs", "panfs", "pvfs2"}
+    | {"smb3", "smbfs", "wekafs", "fuse.ceph", "fuse.glusterfs", "fuse.juicefs", "fuse.s3fs", "fuse.sshfs"}
 )
 
 
@@ -65,6 +65,8 @@ def network_file_system(folder: Path, *, mounts: Path = Path("/proc/self/mountin
         if len(fields) < 5:
             continue
         point = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4]))
-        if len(point.parts) >= depth and target.is_relative_to(point):  # of equals, the last one mounted counts
+        if len(point.parts) >= depth and target.is_relative_to(
+            point
+        ):  # of equals, the last one mounted counts
             found, depth = kind, len(point.parts)
     return found if found in _NETWORK_FILE_SYSTEMS else None

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -25,9 +24,7 @@ _PAGE_RUNS: Final = 200
 _RUN_COLUMNS: Final = (
     'trace_id, start, "end", name, root, service, user, session, n, errs, in_tok, out_tok, cost, masked'
 )
-_SPAN_COLUMNS: Final = (
-    "span_id, parent_id, kind, name, op, model, start, dur, status, in_tok, out_tok, cache_tok, cost, ttft, blk, pos"
-)
+_SPAN_COLUMNS: Final = "span_id, parent_id, kind, name, op, model, start, dur, status, in_tok, out_tok, cache_tok, cost, ttft, blk, pos"
 
 
 class NoStoreError(StoreError):
@@ -153,7 +150,7 @@ def _temporary_store(folder: Path, health: Health) -> Store:
 class Store:
     """A read-only connection to the store in one folder; for use by one thread. Never makes a file.
 
-    Also a context manager. Each call sees one consistent state; writers are never blocked.
+    Close it after use, as with `contextlib.closing`. Each call sees one consistent state; writers are never blocked.
     """
 
     def __init__(self, folder: Path, *, on_close: Callable[[], object] | None = None) -> None:
@@ -172,13 +169,12 @@ class Store:
         self.path = folder / FILE_NAME
         self._on_close = on_close
         if not self.path.exists():
-            raise NoStoreError(f"There is no aiobs store in {folder}; run your program there, or name its folder.")
+            raise NoStoreError(
+                f"There is no aiobs store in {folder}; run your program there, or name its folder."
+            )
         self._connection = self._connect()
         try:
-            version = self._rows("PRAGMA user_version")[0][0]
-            require_known_version(version, self.path)
-            if version == 0:
-                raise CorruptStoreError(f"{self.path} holds no aiobs store; move the file away to start a new one.")
+            self._require_store()
         except StoreError:
             self._connection.close()
             raise
@@ -202,19 +198,26 @@ class Store:
                     connection.close()
         raise self._error(reason)
 
+    def _require_store(self) -> None:
+        version = self._rows("PRAGMA user_version")[0][0]
+        require_known_version(version, self.path)
+        if version == 0:
+            if self._rows("SELECT 1 FROM sqlite_master"):
+                raise CorruptStoreError(
+                    f"{self.path} holds something else than an aiobs store; move the file away to start a new one."
+                )
+            raise self._missing()  # a process is making it at this moment, or died while it did
+
+    def _missing(self) -> NoStoreError:
+        return NoStoreError(
+            f"There is no aiobs store in {self.path.parent}; run your program first, or name the folder of its store."
+        )
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
         if self._on_close is not None:
             self._on_close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def runs(self, limit: int = 50, offset: int = 0) -> list[StoredRun]:
         """Runs, the newest first."""
@@ -238,12 +241,13 @@ class Store:
         start, last = -1, b""
         query = (
             "SELECT start, trace_id FROM runs WHERE start > ? OR (start = ? AND trace_id > ?) "
-            f"ORDER BY start, trace_id LIMIT {_PAGE_RUNS}"
+            "ORDER BY start, trace_id LIMIT ?"
         )
         # Page by page: one long read would keep the write-ahead log from being emptied.
-        while page := self._rows(query, start, start, last):
-            for start, last in page:
-                yield self._spans(last)
+        while page := self._rows(query, start, start, last, _PAGE_RUNS):
+            for _, trace_id in page:
+                yield self._spans(trace_id)
+            start, last = page[-1]
 
     def _find(self, trace_id: str) -> bytes:
         if trace_id == LAST:
@@ -262,7 +266,9 @@ class Store:
             )
         found = self._rows("SELECT trace_id FROM runs WHERE trace_id BETWEEN ? AND ? LIMIT 2", low, high)
         if not found:
-            raise UnknownTraceError(f"No trace in {self.path} begins with {trace_id!r}; `aiobs runs` lists them.")
+            raise UnknownTraceError(
+                f"No trace in {self.path} begins with {trace_id!r}; `aiobs runs` lists them."
+            )
         if len(found) > 1:
             raise UnknownTraceError(f"More than one trace begins with {trace_id!r}; give more digits.")
         return bytes(found[0][0])
@@ -276,7 +282,9 @@ class Store:
                 blocks[number] = read_block(self._rows("SELECT z FROM body WHERE id = ?", number)[0][0])
             return [_span(trace_id, row, blocks[row[-2]][row[-1]]) for row in rows]
         except (ValueError, IndexError) as error:
-            raise CorruptStoreError(f"{self.path}: trace {trace_id.hex()} cannot be decoded ({error}).") from error
+            raise CorruptStoreError(
+                f"{self.path}: trace {trace_id.hex()} cannot be decoded ({error})."
+            ) from error
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         try:
@@ -287,7 +295,9 @@ class Store:
     def _error(self, error: sqlite3.Error | None) -> StoreError:
         # Busy, locked and "cannot open" are OperationalErrors; a damaged file is the plain DatabaseError.
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            return CorruptStoreError(f"{self.path} is damaged ({error}); move the file away to start a new one.")
+            return CorruptStoreError(
+                f"{self.path} is damaged ({error}); move the file away to start a new one."
+            )
         return StoreError(f"{self.path} cannot be read ({error}).")
 
 
@@ -312,7 +322,9 @@ def _run(row: Sequence[Any]) -> StoredRun:
 
 
 def _span(trace_id: bytes, row: Sequence[Any], readable: ReadableSpan) -> StoredSpan:
-    span_id, parent_id, kind, name, op, model, start, dur, _, in_tok, out_tok, cache_tok, cost, ttft = row[:14]
+    span_id, parent_id, kind, name, op, model, start, dur, _, in_tok, out_tok, cache_tok, cost, ttft = row[
+        :14
+    ]
     return StoredSpan(
         trace_id=trace_id.hex(),
         span_id=bytes(span_id).hex(),

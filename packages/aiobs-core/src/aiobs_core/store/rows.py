@@ -54,7 +54,7 @@ class SpanRow(NamedTuple):
 
 _COLUMNS: Final = (*SpanRow._fields, "blk", "pos")
 INSERT_SPAN: Final = (
-    f"INSERT OR IGNORE INTO spans({', '.join(_COLUMNS)}) VALUES({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+    f"INSERT OR IGNORE INTO spans({', '.join(_COLUMNS)}) VALUES({', '.join('?' * len(_COLUMNS))})"
 )
 
 _MODEL_KINDS: Final = frozenset({"model", "embedding"})

@@ -100,6 +100,7 @@ def open_for_writing(folder: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
+        require_known_version(_version(connection), path)  # before anything of it is touched
         _prepare(connection)
         _migrate(connection, path)
     except BaseException:

@@ -56,7 +56,9 @@ class Spool:
             make_folder(self._folder)
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
         # Opened for each line: whoever deletes the file after reading it never takes one that is still written to.
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
+        descriptor = os.open(
+            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600
+        )
         try:
             size = os.fstat(descriptor).st_size
             if size + len(line) > MAX_FILE_BYTES:
@@ -102,24 +104,31 @@ def ingest(
         OSError: If a file cannot be read or deleted.
     """
     for path in spool_files(folder):
-        deletable = delete and (path == own or _is_abandoned(path))
         try:
-            end = 0
-            unread: list[bytes] = []
-            with path.open("rb") as lines:
-                for line in lines:
-                    end += len(line)
-                    spans = _decode(line)
-                    if spans is None:
-                        unread.append(line)
-                    else:
-                        store(spans)
-                    yield path
-            if deletable and path.stat().st_size == end:
-                path.unlink()
-                _count_unread(path, unread, health)
+            deletable = delete and (path == own or _is_abandoned(path))
+            yield from _ingest_file(path, store, health if deletable else None)
         except FileNotFoundError:
             continue  # another process was faster
+
+
+def _ingest_file(
+    path: Path, store: Callable[[Sequence[ReadableSpan]], object], health: Health | None
+) -> Iterator[Path]:
+    """Store one file's spans; with a `health` to tell about torn lines, delete it then."""
+    size_bytes = 0
+    unread: list[bytes] = []
+    with path.open("rb") as lines:
+        for line in lines:
+            size_bytes += len(line)
+            spans = _decode(line)
+            if spans is None:
+                unread.append(line)
+            else:
+                store(spans)
+            yield path
+    if health is not None and path.stat().st_size == size_bytes:
+        path.unlink()
+        _count_unread(path, unread, health)
 
 
 def _decode(line: bytes) -> list[ReadableSpan] | None:
@@ -161,7 +170,7 @@ def _host() -> str:
     parts = [platform.node()]
     try:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-        parts.append(os.readlink("/proc/self/ns/pid"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
     except OSError:
         parts.append("")  # not Linux: the name of the host has to do
     return hashlib.blake2s("\n".join(parts).encode(), digest_size=4).hexdigest()

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 import sqlite3
 import struct
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from aiobs_core._health import Health
-from aiobs_core.export.otlp_json import plain
 from aiobs_core.store import schema
-from aiobs_core.store.blocks import BlockBuilder
+from aiobs_core.store.batches import Block, blocks_of, run_of, slices
 from aiobs_core.store.location import network_file_system
 from aiobs_core.store.rows import (
     HISTOGRAM_BUCKETS,
     INSERT_SPAN,
     SpanRow,
     bucket_of,
-    row_of,
-    service_of,
-    session_of,
     sums_of,
 )
 from aiobs_core.store.spool import Spool, ingest, spool_files
 
-SLICE_SPANS: Final = 64  # a transaction of this size keeps the lock, and the GIL, for a few milliseconds
 _PAUSE_S: Final = 0.002  # between slices: lets the application's threads and other writers in
 _RETRY_S: Final = 30.0
 _INGEST_S: Final = 0.25  # share of one export that may go to ingesting the spool
 _NS_PER_MINUTE: Final = 60_000_000_000
 _HISTOGRAM: Final = struct.Struct(f"<{HISTOGRAM_BUCKETS}I")
 # Not of the store but of what is written: a value that SQLite cannot hold.
-_UNSTORABLE: Final = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+_UNSTORABLE: Final = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+)
+_leaked: Final[list[sqlite3.Connection]] = []
 
 _UPSERT_RUN: Final = """
 INSERT INTO runs(trace_id, start, "end", name, root, service, session, n, errs, in_tok, out_tok, cost)
@@ -64,18 +64,6 @@ ON CONFLICT(minute, model) DO UPDATE SET
     cost = coalesce(cost + excluded.cost, cost, excluded.cost)"""
 
 
-@dataclass(slots=True)
-class _Block:
-    """Spans of one trace, encoded and ready to be inserted."""
-
-    data: bytes
-    rows: list[SpanRow]
-    root: int = 0
-    name: str | None = None
-    service: str | None = None
-    session: str | None = None
-
-
 class StoreWriter:
     """One read-write connection to a store. Not for use by several threads at a time, nor across a fork."""
 
@@ -93,7 +81,8 @@ class StoreWriter:
         """
         kind = network_file_system(folder)
         if kind is not None:
-            raise schema.StoreError(f"{folder}: SQLite cannot be shared on a network file system ({kind}).")
+            path = folder / schema.FILE_NAME
+            raise schema.StoreError(f"{path}: SQLite cannot be shared on a network file system ({kind}).")
         self._health = health
         self._path = folder / schema.FILE_NAME
         self._connection = schema.open_for_writing(folder)
@@ -114,7 +103,11 @@ class StoreWriter:
         Closing it could drop the parent's locks, or delete the write-ahead log of a new file of the same name:
         https://www.sqlite.org/howtocorrupt.html.
         """
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        _leaked.append(self._connection)
+        if (
+            sys.implementation.name == "cpython"
+        ):  # whose shutdown empties modules, and so would close it after all
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
 
     def write(self, spans: Sequence[ReadableSpan]) -> None:
         """Store spans in slices, each one transaction.
@@ -143,7 +136,7 @@ class StoreWriter:
             self._write_one_by_one(spans, error)
         except (MemoryError, OSError):
             raise
-        except Exception as error:  # one odd span must not cost the others
+        except Exception as error:  # noqa: BLE001 - one odd span must not cost the others
             self._write_one_by_one(spans, error)
 
     def _write_one_by_one(self, spans: Sequence[ReadableSpan], error: Exception) -> None:
@@ -151,23 +144,25 @@ class StoreWriter:
             for span in spans:
                 self.write_slice([span])
             return
-        self._health.problem("store.span_unstorable", f"A span cannot be stored ({described(error)}).", lost=1)
+        self._health.problem(
+            "store.span_unstorable", f"A span cannot be stored ({described(error)}).", lost=1
+        )
 
     def _transact(self, spans: Sequence[ReadableSpan]) -> None:
-        blocks = _blocks(spans)  # before the transaction: nobody waits for the compression
+        blocks = blocks_of(spans)  # before the transaction: nobody waits for the compression
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
         try:
             if not self._insert(blocks):
                 execute("ROLLBACK")
                 execute("BEGIN IMMEDIATE")
-                self._insert(_blocks(self._new(spans)))
+                self._insert(blocks_of(self._new(spans)))
             execute("COMMIT")
         except BaseException:
             schema.roll_back(self._connection)
             raise
 
-    def _insert(self, blocks: Sequence[_Block]) -> bool:
+    def _insert(self, blocks: Sequence[Block]) -> bool:
         """Insert blocks, rows and sums; False, and half done, if one of the spans is there already."""
         connection = self._connection
         for block in blocks:
@@ -178,7 +173,7 @@ class StoreWriter:
             )
             if connection.total_changes - before != len(block.rows):
                 return False
-            connection.execute(_UPSERT_RUN, _run_of(block))
+            connection.execute(_UPSERT_RUN, run_of(block))
         self._roll_up([row for block in blocks for row in block.rows if row.calls_a_model])
         return True
 
@@ -205,7 +200,9 @@ class StoreWriter:
             for row in group:
                 if row.dur is not None:
                     histogram[bucket_of(row.dur)] += 1
-            self._connection.execute(_UPSERT_ROLL, (*cell, len(group), *sums_of(group), _HISTOGRAM.pack(*histogram)))
+            self._connection.execute(
+                _UPSERT_ROLL, (*cell, len(group), *sums_of(group), _HISTOGRAM.pack(*histogram))
+            )
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:
@@ -214,66 +211,6 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-def slices(spans: Sequence[ReadableSpan]) -> Iterator[Sequence[ReadableSpan]]:
-    """The spans in parts of `SLICE_SPANS`, those of one trace next to one another."""
-    ordered = sorted(spans, key=_trace_id)
-    for first in range(0, len(ordered), SLICE_SPANS):
-        yield ordered[first : first + SLICE_SPANS]
-
-
-def _trace_id(span: ReadableSpan) -> int:
-    context = span.get_span_context()
-    return 0 if context is None else context.trace_id
-
-
-def _blocks(spans: Sequence[ReadableSpan]) -> list[_Block]:
-    blocks: list[_Block] = []
-    for trace_id, group in itertools.groupby(spans, _trace_id):
-        builder, block = BlockBuilder(trace_id), _Block(b"", [])
-        for span in group:
-            if builder.is_large:
-                block.data = builder.finish()
-                blocks.append(block)
-                builder, block = BlockBuilder(trace_id), _Block(b"", [])
-            _add(span, builder, block)
-        block.data = builder.finish()
-        blocks.append(block)
-    return blocks
-
-
-def _add(span: ReadableSpan, builder: BlockBuilder, block: _Block) -> None:
-    context = span.get_span_context()
-    if context is None:
-        raise ValueError("a span without a context cannot be stored")
-    attributes: Mapping[str, Any] = plain(span.attributes)
-    builder.add(span, context, attributes)
-    row = row_of(span, context, attributes)
-    block.rows.append(row)
-    parent = span.parent
-    root = 2 if parent is None else 1 if parent.is_remote else 0
-    if root > block.root:
-        block.root, block.name, block.service = root, row.name, service_of(span.resource.attributes)
-    elif block.service is None:
-        block.service = service_of(span.resource.attributes)
-    if block.session is None:
-        block.session = session_of(attributes)
-
-
-def _run_of(block: _Block) -> tuple[object, ...]:
-    rows = block.rows
-    return (
-        rows[0].trace_id,
-        min(row.start for row in rows),
-        max(row.start + (row.dur or 0) for row in rows),
-        block.name,
-        block.root,
-        block.service,
-        block.session,
-        len(rows),
-        *sums_of(rows),
-    )
 
 
 class StoreExporter(SpanExporter):
@@ -313,12 +250,12 @@ class StoreExporter(SpanExporter):
             try:
                 self._store(waiting)
                 return SpanExportResult.SUCCESS if self._put_aside(waiting) else SpanExportResult.FAILURE
-            except Exception as error:  # an exporter that raises would kill the worker
+            except Exception as error:  # noqa: BLE001 - an exporter that raises would kill the worker
                 message = f"{self._folder}: spans could not be stored ({described(error)}); they are lost."
                 self._health.problem("store.failed", message, lost=sum(map(len, waiting)))
                 return SpanExportResult.FAILURE
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
+    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the interface's
         """True: `export` returns only when the spans are written."""
         return True
 
@@ -332,7 +269,7 @@ class StoreExporter(SpanExporter):
 
     def _store(self, waiting: list[Sequence[ReadableSpan]]) -> None:
         """Write slices to SQLite and take them off the list; leave the rest there if SQLite cannot be used."""
-        if self._writer is None and time.monotonic() < self._retry_at_s:
+        if not waiting or (self._writer is None and time.monotonic() < self._retry_at_s):
             return
         try:
             writer = self._opened()
@@ -346,10 +283,12 @@ class StoreExporter(SpanExporter):
             self._close()
             self._retry_at_s = time.monotonic() + _RETRY_S
             newer = isinstance(error, schema.NewerStoreError)
+            path = self._folder / schema.FILE_NAME
+            reason = f"{path} cannot be written ({described(error)})."
             self._health.problem(
                 "store.newer_version" if newer else "store.unusable",
-                f"The local store {self._folder / schema.FILE_NAME} cannot be written ({described(error)}); "
-                f"spans go to {self._spool.path} and move into the store once it can be written again.",
+                f"The local store is not in use: {error if isinstance(error, schema.StoreError) else reason} "
+                f"Spans go to {self._spool.path} and move into the store once it can be written.",
             )
 
     def _opened(self) -> StoreWriter:
@@ -359,7 +298,9 @@ class StoreExporter(SpanExporter):
         if self._writer is None:
             self._writer = StoreWriter(self._folder, health=self._health)
             if spool_files(self._folder):
-                self._ingest = ingest(self._folder, self._writer.write, own=self._spool.path, health=self._health)
+                self._ingest = ingest(
+                    self._folder, self._writer.write, own=self._spool.path, health=self._health
+                )
         return self._writer
 
     def _ingest_a_little(self) -> None:
@@ -391,7 +332,9 @@ class StoreExporter(SpanExporter):
         try:
             writer.close()
         except sqlite3.Error as error:
-            self._health.problem("store.close_failed", f"{self._folder}: closing failed ({described(error)}).")
+            self._health.problem(
+                "store.close_failed", f"{self._folder}: closing failed ({described(error)})."
+            )
 
 
 def described(error: BaseException) -> str:

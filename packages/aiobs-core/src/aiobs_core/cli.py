@@ -1,0 +1,331 @@
+"""The `aiobs` command: look at what the local store holds.
+
+Other packages add commands through the entry-point group `aiobs.commands`: a callable that takes argparse's
+sub-parsers action, adds a parser and sets its default `run` to a callable from the parsed arguments to an exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, TextIO
+
+from aiobs_core._errors import AiobsError
+from aiobs_core._health import Health
+
+if TYPE_CHECKING:
+    from aiobs_core.store.reader import Store, StoredRun, StoredSpan
+
+COMMANDS_GROUP: Final = "aiobs.commands"
+_ENVIRON: Final = os.environ  # noqa: TID251 - handed on to where folders and colours are decided
+SubParsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
+_NAME_WIDTH: Final = 80
+_ID_DIGITS: Final = 12  # of a trace id; enough to be unambiguous among 100,000 runs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Its arguments; those of the process if None.
+
+    Returns:
+        0, 1 if the command could not do its work (stderr says why), 2 if it was called wrongly.
+    """
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as exit_:  # argparse has printed help, version or what was wrong
+        return exit_.code if isinstance(exit_.code, int) else 2
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+    except AiobsError as error:
+        _complain(str(error))
+        return 1
+    except BrokenPipeError:  # the reader has seen enough: `aiobs export | head`
+        _discard_stdout()
+        return 0
+    except OSError as error:
+        _complain(
+            f"{error.filename or 'output'}: {error.strerror or error}; check the path and its permissions."
+        )
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="aiobs", description="Look at the runs of your agents.")
+    parser.add_argument("--version", action="version", version=f"aiobs-core {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    runs = commands.add_parser("runs", help="list runs, the newest first")
+    runs.add_argument("--limit", type=_positive, default=20, metavar="N", help="how many (default: 20)")
+    runs.add_argument("--json", action="store_true", help="as a JSON array")
+    runs.set_defaults(run=_runs)
+
+    show = commands.add_parser("show", help="show one run as a tree")
+    show.add_argument("trace", metavar="TRACE", help="first digits of its trace id, or `last`")
+    show.add_argument("--json", action="store_true", help="its spans as a JSON array, with all attributes")
+    show.set_defaults(run=_show)
+
+    export = commands.add_parser("export", help="write spans as OTLP-JSON or as one JSON object each")
+    export.add_argument("--format", choices=("otlp-json", "jsonl"), required=True)
+    export.add_argument(
+        "--trace", metavar="ID", help="this run only: first digits of its trace id, or `last`"
+    )
+    export.add_argument("-o", "--output", metavar="FILE", default="-", help="default: standard output")
+    export.set_defaults(run=_export)
+
+    for command in (runs, show, export):
+        command.add_argument(
+            "--store", metavar="DIR", help="folder of the store (default: as AIOBS_STORE says)"
+        )
+    _add_foreign_commands(commands)
+    return parser
+
+
+def _add_foreign_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
+    for entry_point in metadata.entry_points(group=COMMANDS_GROUP):
+        try:
+            entry_point.load()(commands)
+        except Exception as error:  # noqa: BLE001 - a broken package must not take the others' commands away
+            package = entry_point.dist.name if entry_point.dist else entry_point.value
+            _complain(
+                f"the command {entry_point.name!r} of {package} is not available ({type(error).__name__}: {error}); "
+                "reinstall or remove that package."
+            )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("aiobs-core")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "number from 1"  # argparse names the type by it: "invalid number from 1 value: '0'"
+
+
+def _complain(message: str) -> None:
+    print(f"aiobs: {_safe(message, sys.stderr)}", file=sys.stderr)
+
+
+def _safe(text: str, stream: TextIO) -> str:
+    """Text from outside as it may go to a terminal: no escape sequences, one line, any length."""
+    from aiobs_core.export._text import neutralise
+
+    encoding = stream.encoding or "utf-8"
+    return "".join(
+        neutralise(text[first : first + 100], encoding=encoding) for first in range(0, len(text), 100)
+    )
+
+
+def _discard_stdout() -> None:
+    # Python flushes stdout once more at exit and would complain about the same broken pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# --- the store ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _store(arguments: argparse.Namespace) -> Iterator[Store]:
+    from aiobs_core._settings import Settings
+    from aiobs_core.store.location import store_folder
+    from aiobs_core.store.reader import open_store
+    from aiobs_core.store.schema import StoreError
+
+    setting = arguments.store or Settings.load().store
+    folder = store_folder(setting, cwd=Path.cwd(), environ=_ENVIRON)
+    if folder is None:
+        raise StoreError("AIOBS_STORE is `off`; name the folder of a store with --store.")
+    with closing(open_store(folder, health=Health())) as store:
+        yield store
+
+
+# --- runs -----------------------------------------------------------------------------------------------------
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    with _store(arguments) as store:
+        runs = store.runs(arguments.limit)
+        if arguments.json:
+            _print_json([asdict(run) for run in runs])
+        elif runs:
+            print("\n".join(_table(runs)))
+        else:
+            print(f"{store.path} holds no run yet.")
+    return 0
+
+
+def _table(runs: Iterable[StoredRun]) -> Iterator[str]:
+    from aiobs_core.export._text import cut, duration_text
+
+    columns = "{:<12}  {:<19}  {:>8}  {:>6}  {:>6}  {:>13}  {:>9}  {}"
+    yield columns.format("TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "COST", "NAME").rstrip()
+    for run in runs:
+        start = datetime.fromtimestamp(run.start_ns / 1e9).astimezone()
+        yield columns.format(
+            run.trace_id[:_ID_DIGITS],
+            start.strftime("%Y-%m-%d %H:%M:%S"),
+            "pending" if run.is_pending else duration_text(run.end_ns - run.start_ns),
+            run.span_count,
+            run.error_count or "-",
+            _tokens(run),
+            "-" if run.cost_nano_usd is None else f"${run.cost_nano_usd / 1e9:.4f}",
+            "-" if run.name is None else cut(_safe(run.name, sys.stdout), _NAME_WIDTH, ellipsis="..."),
+        )
+
+
+def _tokens(run: StoredRun) -> str:
+    from aiobs_core.export._text import count_text
+
+    if run.input_tokens is None and run.output_tokens is None:
+        return "-"
+    parts = (run.input_tokens, run.output_tokens)
+    return " in / ".join("?" if part is None else count_text(part) for part in parts) + " out"
+
+
+# --- show -----------------------------------------------------------------------------------------------------
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    with _store(arguments) as store:
+        spans = store.trace(arguments.trace)
+    if arguments.json:
+        _print_json([_flat(span) for span in spans])
+        return 0
+    from aiobs_core.export.tree import render_tree
+
+    out = sys.stdout
+    is_unicode = (out.encoding or "").lower().replace("-", "").startswith("utf")
+    tree = render_tree(
+        [span.to_readable() for span in spans],
+        width=shutil.get_terminal_size((110, 24)).columns,
+        color=out.isatty() and not _ENVIRON.get("NO_COLOR"),
+        ascii_only=not is_unicode,
+    )
+    print(tree)
+    return 0
+
+
+def _flat(span: StoredSpan) -> dict[str, object]:
+    """One span as an object that any JSON reader takes."""
+    readable = span.to_readable()
+    scope = readable.instrumentation_scope
+    return {
+        "trace_id": span.trace_id,
+        "span_id": span.span_id,
+        "parent_id": span.parent_id,
+        "kind": span.kind,
+        "name": readable.name,
+        "model": span.model,
+        "start_ns": span.start_ns,
+        "duration_ns": span.duration_ns,
+        "status": span.status,
+        "status_message": readable.status.description,
+        "input_tokens": span.input_tokens,
+        "output_tokens": span.output_tokens,
+        "cache_read_tokens": span.cache_read_tokens,
+        "cost_nano_usd": span.cost_nano_usd,
+        "first_chunk_ns": span.first_chunk_ns,
+        "attributes": _jsonable(span.attributes),
+        "events": [
+            {"name": event.name, "time_ns": event.timestamp, "attributes": _jsonable(event.attributes)}
+            for event in readable.events
+        ],
+        "links": [
+            {
+                "trace_id": format(link.context.trace_id, "032x"),
+                "span_id": format(link.context.span_id, "016x"),
+                "attributes": _jsonable(link.attributes),
+            }
+            for link in readable.links
+        ],
+        "resource": _jsonable(readable.resource.attributes),
+        "scope": None if scope is None else scope.name,
+    }
+
+
+def _jsonable(value: Any) -> object:
+    """A value that strict JSON can hold: NaN by its name, bytes as hexadecimal digits."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def _print_json(value: object) -> None:
+    # ASCII: control characters of any block are escaped, whatever the terminal makes of them.
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+# --- export ---------------------------------------------------------------------------------------------------
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    encode = _otlp_line if arguments.format == "otlp-json" else _json_lines
+    with _store(arguments) as store:
+        traces = iter([store.trace(arguments.trace)]) if arguments.trace else store.iter_traces()
+        if arguments.output == "-":
+            escaped = sys.stdout.isatty()
+            for spans in traces:
+                line = encode(spans)
+                sys.stdout.buffer.write(_ascii(line) if escaped else line)
+            sys.stdout.buffer.flush()
+        else:
+            with _private_file(arguments.output) as file:
+                for spans in traces:
+                    file.write(encode(spans))
+    return 0
+
+
+def _otlp_line(spans: Sequence[StoredSpan]) -> bytes:
+    from aiobs_core.export.otlp_json import encode_line
+
+    return encode_line(span.to_readable() for span in spans)
+
+
+def _json_lines(spans: Sequence[StoredSpan]) -> bytes:
+    return b"".join(json.dumps(_flat(span), allow_nan=False).encode() + b"\n" for span in spans)
+
+
+def _ascii(lines: bytes) -> bytes:
+    """The same JSON with all but ASCII escaped: nothing in it can steer a terminal."""
+    return b"".join(json.dumps(json.loads(line)).encode() + b"\n" for line in lines.splitlines())
+
+
+def _private_file(path: str) -> IO[bytes]:
+    """A file for its owner only, since it may hold prompts; one that exists keeps its mode."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,326 @@
+"""Delivery over OTLP: to a receiver in this process and through a real collector, with and without TLS."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+import trustme
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+
+from aiobs_core._errors import AiobsError
+from aiobs_core._health import Health
+from aiobs_core._settings import Settings
+from aiobs_core.export.otlp import make_otlp_exporter, protocol_of, traces_url
+from aiobs_core.export.sender import Sender
+from aiobs_testing.receiver import OtlpReceiver
+from aiobs_testing.rotel import Rotel, RotelNotInstalled, rotel_program
+
+PROTOCOLS = ("grpc", "http/protobuf")
+RESOURCE = Resource({"service.name": "shop"})
+SCOPE = InstrumentationScope("aiobs.langchain", "0.1.0")
+
+
+def context_of(span_id):
+    return SpanContext(0xA1, span_id, is_remote=False)
+
+
+def span_of(span_id=0xB2, parent_id=None, **attributes):
+    return ReadableSpan(
+        name="execute_tool 검색",
+        context=context_of(span_id),
+        parent=context_of(parent_id) if parent_id else None,
+        resource=RESOURCE,
+        attributes={
+            "gen_ai.tool.name": "검색",
+            "n": 3,
+            "ratio": 0.5,
+            "ok": True,
+            "tags": ("a", "b"),
+            **attributes,
+        },
+        events=[Event("exception", {"exception.type": "TimeoutError"}, 1_500)],
+        links=[Link(context_of(0xC3), {"ai.agent.link.reason": "resume"})],
+        kind=SpanKind.CLIENT,
+        status=Status(StatusCode.ERROR),
+        start_time=1_000,
+        end_time=2_000,
+        instrumentation_scope=SCOPE,
+    )
+
+
+RECEIVED = {
+    "trace_id": "000000000000000000000000000000a1",
+    "span_id": "00000000000000b2",
+    "parent_span_id": "00000000000000b1",
+    "name": "execute_tool 검색",
+    "kind": "CLIENT",
+    "attributes": {"gen_ai.tool.name": "검색", "n": 3, "ratio": 0.5, "ok": True, "tags": ["a", "b"]},
+    "events": [{"name": "exception", "time_ns": 1_500, "attributes": {"exception.type": "TimeoutError"}}],
+    "links": [
+        {
+            "trace_id": "000000000000000000000000000000a1",
+            "span_id": "00000000000000c3",
+            "attributes": {"ai.agent.link.reason": "resume"},
+        }
+    ],
+    "status": {"code": "ERROR", "message": ""},
+    "start_ns": 1_000,
+    "end_ns": 2_000,
+    "resource": {"service.name": "shop"},
+    "scope": {"name": "aiobs.langchain", "version": "0.1.0"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_alone(monkeypatch):
+    """No variable of the developer's machine; give up after a second."""
+    for name in (
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "http_proxy",
+        "https_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+
+
+@pytest.fixture
+def exporters():
+    """Makes exporters and shuts them down at the end."""
+    made = []
+
+    def make(endpoint, protocol="", **more):
+        made.append(make_otlp_exporter(Settings(otlp_endpoint=endpoint, otlp_protocol=protocol, **more)))
+        return made[-1]
+
+    yield make
+    for exporter in made:
+        exporter.shutdown()
+
+
+def endpoint_of(receiver, protocol):
+    return receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
+
+
+# --- what arrives -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_span_arrives_as_it_was(exporters, monkeypatch, protocol, compression):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=secret")
+    with OtlpReceiver() as receiver:
+        exporter = exporters(endpoint_of(receiver, protocol), protocol)
+        assert exporter.export([span_of(parent_id=0xB1)]) is SpanExportResult.SUCCESS
+        assert receiver.wait_for_spans(1) == [RECEIVED]
+        (request,) = receiver.requests
+        assert request.transport == ("grpc" if protocol == "grpc" else "http")
+        assert request.headers["x-api-key"] == "secret"
+        assert "검색".encode() in receiver.raw[0]
+
+
+@pytest.fixture(scope="module")
+def collector():
+    try:
+        rotel_program()
+    except RotelNotInstalled as missing:
+        pytest.skip(str(missing))
+    with OtlpReceiver() as receiver, Rotel(receiver) as rotel:
+        yield receiver, rotel
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_span_passes_a_real_collector_unchanged(exporters, collector, protocol):
+    receiver, rotel = collector
+    before = len(receiver.spans)
+    exporter = exporters(endpoint_of(rotel, protocol), protocol)
+    assert exporter.export([span_of(parent_id=0xB1)]) is SpanExportResult.SUCCESS
+    assert receiver.wait_for_spans(before + 1, 10)[before:] == [RECEIVED]
+    assert "execute_tool 검색" in rotel.debug_log
+
+
+# --- endpoint and protocol ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("endpoint", "given", "protocol"),
+    [
+        ("http://localhost:4317", "", "grpc"),
+        ("collector:4317", "", "grpc"),
+        ("http://localhost:4318", "", "http/protobuf"),
+        ("https://example.com/otlp", "", "http/protobuf"),
+        ("http://[::1]:4317", "", "grpc"),
+        ("http://localhost:99999", "", "http/protobuf"),
+        ("", "", "http/protobuf"),
+        ("http://localhost:4317", "http/protobuf", "http/protobuf"),
+        ("http://localhost:4318", "grpc", "grpc"),
+    ],
+)
+def test_the_protocol_is_as_set_or_follows_from_the_port(endpoint, given, protocol):
+    assert protocol_of(Settings(otlp_endpoint=endpoint, otlp_protocol=given)) == protocol
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({}, "http://localhost:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}, "http://c:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/otlp"}, "http://c/otlp/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/v1/traces"}, "http://c/v1/traces/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318"}, "http://c:4318"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c/x?key=1"}, "http://c/x?key=1"),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/x", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"},
+            "http://t/x",
+        ),
+    ],
+)
+def test_endpoints_from_the_environment_mean_what_the_specification_says(environ, url):
+    assert traces_url(Settings.load(environ).otlp_endpoint, environ=environ) == url
+
+
+@pytest.mark.parametrize("endpoint", ["http://c:4318", "http://c:4318/", "http://c:4318/v1/traces"])
+def test_an_endpoint_from_code_may_or_may_not_have_the_path(endpoint):
+    environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://other/x"}
+    settings = Settings.load(environ, {"otlp_endpoint": endpoint})
+    assert traces_url(settings.otlp_endpoint, environ=environ) == "http://c:4318/v1/traces"
+
+
+def test_a_per_signal_endpoint_is_used_as_it_is(exporters, monkeypatch):
+    with OtlpReceiver() as receiver:
+        endpoint = f"{receiver.http_endpoint}/v1/traces"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint)
+        assert exporters(endpoint).export([span_of()]) is SpanExportResult.SUCCESS
+        assert len(receiver.wait_for_spans(1)) == 1
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(
+        __import__("sys").modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None
+    )
+    with pytest.raises(AiobsError, match="pip install opentelemetry-exporter-otlp-proto-grpc"):
+        make_otlp_exporter(Settings(otlp_protocol="grpc"))
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    ca, other = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    other.cert_pem.write_to_path(folder / "other-ca.pem")
+    for name in ("server", "client"):
+        pair = ca.issue_cert("localhost", "127.0.0.1")
+        pair.private_key_pem.write_to_path(folder / f"{name}.key")
+        for certificate in pair.cert_chain_pems:
+            certificate.write_to_path(folder / f"{name}.pem", append=True)
+    return folder
+
+
+@pytest.fixture
+def secured(tls):
+    with OtlpReceiver(
+        certificate=tls / "server.pem", private_key=tls / "server.key", client_ca=tls / "ca.pem"
+    ) as receiver:
+        yield receiver
+
+
+def set_tls(monkeypatch, tls, *, ca="ca.pem", prefix="OTEL_EXPORTER_OTLP_", client=True):
+    monkeypatch.setenv(f"{prefix}CERTIFICATE", str(tls / ca))
+    if client:
+        monkeypatch.setenv(f"{prefix}CLIENT_KEY", str(tls / "client.key"))
+        monkeypatch.setenv(f"{prefix}CLIENT_CERTIFICATE", str(tls / "client.pem"))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("prefix", ["OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"])
+@pytest.mark.parametrize("bundle", [None, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_mutual_tls_works_whatever_ca_bundle_the_machine_has(
+    exporters, monkeypatch, tls, secured, protocol, prefix, bundle
+):
+    set_tls(monkeypatch, tls, prefix=prefix)
+    if bundle:
+        monkeypatch.setenv(bundle, str(tls / "other-ca.pem"))
+    exporter = exporters(endpoint_of(secured, protocol), protocol)
+    assert exporter.export([span_of(parent_id=0xB1)]) is SpanExportResult.SUCCESS
+    assert secured.wait_for_spans(1) == [RECEIVED]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("wrong", [{"ca": "other-ca.pem"}, {"client": False}])
+def test_a_wrong_ca_or_a_missing_client_certificate_is_counted_and_nothing_raised(
+    caplog, monkeypatch, tls, secured, protocol, wrong
+):
+    set_tls(monkeypatch, tls, **wrong)
+    health = Health()
+    settings = Settings(otlp_endpoint=endpoint_of(secured, protocol), otlp_protocol=protocol)
+    sender = Sender(lambda: make_otlp_exporter(settings), queue_size=100, health=health, name="otlp")
+    sender.export([span_of(), span_of()])
+    assert not sender.force_flush(10_000)
+    sender.shutdown()
+    assert health.counts() == {"otlp.export_failed": 1, "spans.dropped": 2}
+    assert secured.spans == []
+    assert len(own_warnings(caplog)) == 1
+
+
+def test_the_proxy_of_the_environment_is_still_used(exporters, monkeypatch, tls):
+    set_tls(monkeypatch, tls)
+    with OtlpReceiver() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.http_endpoint)
+        monkeypatch.setenv("NO_PROXY", "direct.invalid")
+        proxied = exporters("http://collector.invalid:4318")
+        direct = exporters("http://direct.invalid:4318")
+        assert proxied.export([span_of()]) is SpanExportResult.SUCCESS
+        assert direct.export([span_of()]) is SpanExportResult.FAILURE
+        assert len(proxy.spans) == 1
+
+
+# --- a receiver that fails ----------------------------------------------------------------------------------------
+def own_warnings(caplog):
+    return [
+        record for record in caplog.records if record.name == "aiobs" and record.levelno >= logging.WARNING
+    ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("trouble", ["down", "slow", "413", "503"])
+def test_the_caller_does_not_notice_a_failing_receiver(caplog, protocol, trouble):
+    health = Health()
+    with OtlpReceiver(
+        fail_with=int(trouble) if trouble.isdigit() else None, delay_s=30 if trouble == "slow" else 0
+    ) as receiver:
+        endpoint = endpoint_of(receiver, protocol)
+        if trouble == "down":
+            receiver.__exit__(None, None, None)
+        settings = Settings(otlp_endpoint=endpoint, otlp_protocol=protocol)
+        sender = Sender(
+            lambda: make_otlp_exporter(settings), queue_size=2_048, health=health, name="otlp", timeout_s=0.5
+        )
+        spans = [span_of()] * 1_000
+        slowest_s = 0.0
+        for _ in range(10):
+            began = time.perf_counter()
+            sender.export(spans)
+            slowest_s = max(slowest_s, time.perf_counter() - began)
+        began = time.perf_counter()
+        assert not sender.force_flush(200)
+        flush_s = time.perf_counter() - began
+        began = time.perf_counter()
+        sender.shutdown()
+        shutdown_s = time.perf_counter() - began
+        if trouble == "down":
+            receiver.__enter__()
+    assert slowest_s < 0.05
+    assert flush_s < 0.5
+    assert shutdown_s < 1.5
+    counts = health.counts()
+    assert counts["spans.dropped"] == 10_000
+    assert counts["otlp.queue_full"] >= 1
+    assert len(own_warnings(caplog)) == len(counts) - 1  # one for each kind of loss, none per batch
+    assert not any(endpoint.rpartition("/")[2] in record.getMessage() for record in own_warnings(caplog))
