@@ -63,7 +63,7 @@ soak: $(READY)
 
 docs: $(READY)
 	.venv/bin/python tools/generate_docs.py
-	$(RUN) mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 
 compat: $(READY)
 	.venv/bin/python tools/compat.py $(ARGS)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Sequence
 
-from aiobs_core import flush, using_attributes
-from aiobs_langchain import AiObsCallbackHandler
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.tools import tool
 from scripted_model import ChatScripted, call
+
+from aiobs_core import flush, using_attributes
+from aiobs_langchain import LangChainInstrumentor
 
 STOCK = {"headphones": 12, "speakers": 0, "cables": 140}
 
@@ -20,13 +20,12 @@ STOCK = {"headphones": 12, "speakers": 0, "cables": 140}
 @tool
 async def count_stock(item: str) -> int:
     """How many pieces of an item are in the warehouse."""
-    await asyncio.sleep(0.02 if item in STOCK else 60)  # the warehouse never answers for what it does not know
+    await asyncio.sleep(0.02 if item in STOCK else 60)  # an unknown item has everyone searching
     return STOCK[item]
 
 
 def ask_for_stock(messages: Sequence[BaseMessage]) -> AIMessage:
-    item = re.findall(r"\w+", messages[-1].text)[-1]
-    return AIMessage("", tool_calls=[call("count_stock", item=item)])
+    return AIMessage("", tool_calls=[call("count_stock", item=_item(messages[-1].text))])
 
 
 def say_how_many(messages: Sequence[BaseMessage]) -> AIMessage:
@@ -42,10 +41,8 @@ agent = create_agent(
 
 
 async def answer(question: str) -> str:
-    with using_attributes(request_id=question.split()[-1].strip("?")):  # held in this task only
-        result = await agent.ainvoke(
-            {"messages": [("user", question)]}, config={"callbacks": [AiObsCallbackHandler()]}
-        )
+    with using_attributes(request_id=_item(question)):  # holds in this task only
+        result = await agent.ainvoke({"messages": [HumanMessage(question)]})
     return str(result["messages"][-1].text)
 
 
@@ -58,7 +55,13 @@ async def main() -> None:
         print("How many turntables? The caller waited for 0.3 s: cancelled, which is not an error.")
 
 
+def _item(question: str) -> str:
+    return question.strip("?").rsplit(maxsplit=1)[-1]
+
+
 if __name__ == "__main__":
     os.environ.setdefault("AIOBS_CONSOLE", "tree")
+    # The whole process in one line. On Python 3.10 LangChain loses `callbacks` on their way into async nodes.
+    LangChainInstrumentor().instrument()
     asyncio.run(main())
     flush()

@@ -6,16 +6,20 @@ import os
 import time
 from typing import TypedDict
 
-from aiobs_core import flush
-from aiobs_langchain import AiObsCallbackHandler
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import StateGraph
 from langgraph.types import Command, interrupt
 from scripted_model import ChatScripted
 
+from aiobs_core import flush
+from aiobs_langchain import AiObsCallbackHandler
+
 model = ChatScripted(
-    script=[AIMessage("The order is 12 days old, so all of it: 179.00 EUR.")], streaming=True, first_chunk_s=0.1
+    script=[AIMessage("The order is 12 days old, so all of it: 179.00 EUR.")],
+    streaming=True,
+    first_chunk_s=0.1,
 )
 
 
@@ -43,13 +47,16 @@ refund_desk = (
 
 
 def main() -> None:
-    thread = {"callbacks": [AiObsCallbackHandler()], "configurable": {"thread_id": "order-A-1042"}}
-    paused = refund_desk.invoke({"request": "Order A-1042 crackles."}, config=thread)
+    config: RunnableConfig = {
+        "callbacks": [AiObsCallbackHandler()],
+        "configurable": {"thread_id": "order-A-1042"},
+    }
+    paused = refund_desk.invoke({"request": "Order A-1042 crackles."}, config=config)
     flush()  # only to print the first tree before the question
     print(f"Clerk, do you approve? {paused['__interrupt__'][0].value}")
     time.sleep(0.5)  # hours, in life: a resumed run may be another process's
     print("Clerk: yes")
-    resumed = refund_desk.invoke(Command(resume="yes"), config=thread)
+    resumed = refund_desk.invoke(Command(resume="yes"), config=config)
     flush()
     print(f"Customer, your money is {resumed['result']}.")
 

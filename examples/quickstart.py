@@ -1,12 +1,10 @@
 """A support agent with tools and a retriever, observed with one line: `"callbacks": [AiObsCallbackHandler()]`.
 
-    make demo                                                              offline, on a scripted model
-    make demo ARGS='--model openai:gpt-5-mini'                             any chat model LangChain knows
-    make demo ARGS='--model qwen3 --base-url http://localhost:8080/v1'     any OpenAI-compatible server
-    make demo ARGS=--local                                                 a real small model, on this CPU
+make demo                                                              offline, on a scripted model
+make demo ARGS='--model openai:gpt-5-mini'                             any chat model LangChain knows
+make demo ARGS='--model qwen3 --base-url http://localhost:8080/v1'     any OpenAI-compatible server
+make demo ARGS=--local                                                 a real small model, on this CPU
 """
-
-from __future__ import annotations
 
 import argparse
 import os
@@ -15,15 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-from aiobs_core import Settings, flush
-from aiobs_langchain import AiObsCallbackHandler
 from handbook import HandbookRetriever
 from langchain.agents import create_agent
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import create_retriever_tool, tool
 from scripted_model import ChatScripted, call
+
+from aiobs_core import Settings, flush
+from aiobs_langchain import AiObsCallbackHandler
 
 QUESTION = "The headphones of my order A-1042 crackle. Can I give them back, and what would I get?"
 ORDERS = {"A-1042": {"item": "headphones", "price_eur": 179.0, "days_since_delivery": 12}}
@@ -32,7 +31,7 @@ SCRIPT = [
         "Let me see the order and our rules.",
         tool_calls=[
             call("look_up_order", order_id="A-1042"),
-            call("search_handbook", query="return headphones, refund"),
+            call("search_handbook", query="return, refund"),
         ],
     ),
     AIMessage("", tool_calls=[call("quote_refund", price_eur=179.0, days_since_delivery=12)]),
@@ -65,7 +64,7 @@ def answer(question: str, model: BaseChatModel) -> str:
         system_prompt="You help the customers of a shop for headphones. Look things up; never guess.",
     )
     result = agent.invoke(
-        {"messages": [("user", question)]}, config={"callbacks": [AiObsCallbackHandler()]}
+        {"messages": [HumanMessage(question)]}, config={"callbacks": [AiObsCallbackHandler()]}
     )
     return str(result["messages"][-1].text)
 
@@ -93,7 +92,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.base_url and not options.model:
         parser.error("--base-url needs --model: the name of a model that the server has")
-    os.environ.setdefault("AIOBS_CONSOLE", "tree")  # by itself it prints a line, and the tree of slow or failed runs
+    # By itself aiobs prints one line, and the tree only of slow or failed runs.
+    os.environ.setdefault("AIOBS_CONSOLE", "tree")
     try:
         if options.local:
             from local_model import answer_locally
@@ -106,9 +106,10 @@ def main() -> None:
             raise
         sys.exit(f"{options.model} did not answer. {type(error).__name__}: {error}")
     is_delivered = flush()
-    if endpoint := Settings.load().otlp_endpoint:
-        print(f"{'Sent' if is_delivered else 'Could not be sent'} to {endpoint}")
-    else:
+    settings = Settings.load()
+    if settings.otlp_endpoint:
+        print(f"{'Sent' if is_delivered else 'Could not be sent'} to {settings.otlp_endpoint}")
+    elif settings.store != "off":
         beside_python = os.path.relpath(Path(sys.executable).with_name("aiobs"))
         aiobs = "aiobs" if shutil.which("aiobs") else beside_python
         print(f"Look again:  {aiobs} runs  ·  {aiobs} show last")

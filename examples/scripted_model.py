@@ -107,9 +107,7 @@ def _parts(number: int, tool_call: ToolCall) -> Iterator[AIMessageChunk]:
     """A tool call as models stream it: its name, then its arguments in pieces."""
     yield AIMessageChunk(
         content="",
-        tool_call_chunks=[
-            tool_call_chunk(name=tool_call["name"], args="", id=tool_call["id"], index=number)
-        ],
+        tool_call_chunks=[tool_call_chunk(name=tool_call["name"], args="", id=tool_call["id"], index=number)],
     )
     for piece in re.findall(r".{1,12}", json.dumps(tool_call["args"])):
         yield AIMessageChunk(

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 CORE = tuple(int(part) for part in VERSION.split(".")[:2])
 SCOPE = "aiobs.langchain"
-_HURT = ("opentelemetry", "langchain_core", "langgraph", "aiobs", "asyncio")
+_HURT = ("opentelemetry", "langchain_core", "langgraph", "aiobs")
 
 
 class Witness(BaseCallbackHandler):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 
 import pytest
+import requests
 import trustme
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -277,7 +279,8 @@ def test_the_proxy_of_the_environment_is_still_used(exporters, monkeypatch, tls)
         proxied = exporters("http://collector.invalid:4318")
         direct = exporters("http://direct.invalid:4318")
         assert proxied.export([span_of()]) is SpanExportResult.SUCCESS
-        assert direct.export([span_of()]) is SpanExportResult.FAILURE
+        with contextlib.suppress(requests.ConnectionError):  # what older exporters do
+            assert direct.export([span_of()]) is SpanExportResult.FAILURE
         assert len(proxy.spans) == 1
 
 

@@ -5,8 +5,10 @@ What the worker reads later is bound with `partial`; what the application could 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
+from types import FrameType
 from typing import Any, Final
 from uuid import UUID
 
@@ -80,6 +82,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             lifetime=run_id,
+            frame_id=0 if parent_run_id is not None else _frame_id(),
         )
 
     def on_llm_start(
@@ -99,6 +102,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             lifetime=run_id,
+            frame_id=0 if parent_run_id is not None else _frame_id(),
         )
 
     def on_llm_new_token(
@@ -135,6 +139,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             scope=SCOPE,
             plumbing=parent_run_id is not None and (not metadata or metadata.get("lc_agent_name") != name),
             lifetime=run_id,
+            frame_id=0 if parent_run_id is not None else _frame_id(),
             adopts=name == "RunnableWithFallbacks",  # it hands its own config, not its children's, to what it tries
         )
 
@@ -164,6 +169,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             lifetime=run_id,
+            frame_id=0 if parent_run_id is not None else _frame_id(),
         )
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
@@ -190,6 +196,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             lifetime=run_id,
+            frame_id=0 if parent_run_id is not None else _frame_id(),
         )
 
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **_: Any) -> None:
@@ -209,3 +216,11 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         span = self._find(run_id.int)
         if span is not None:
             span.add_event(semconv.EVENT_RETRY, {semconv.RETRY_ATTEMPT: retry_state.attempt_number})
+
+
+def _frame_id() -> int:
+    """`id()` of the frame that started a run: the first one outside LangChain's callback managers."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("langchain_core.callbacks"):
+        frame = frame.f_back
+    return id(frame)

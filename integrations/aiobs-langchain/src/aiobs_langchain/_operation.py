@@ -248,7 +248,7 @@ def first_text(source: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """The first non-empty text under one of the keys."""
     for key in keys:
         value = source.get(key)
-        if value and isinstance(value, str):
+        if isinstance(value, str) and value:  # in this order: metadata may hold objects whose truth value raises
             return value
     return None
 

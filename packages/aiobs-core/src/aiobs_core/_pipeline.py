@@ -134,6 +134,7 @@ class Pipeline:
             self._destinations = destinations
             self._stages = self._assemble(destinations)
             self.is_open = True
+            self._start_worker()  # not with the first end only: runs that never end have to be closed, too
 
     def _assemble(self, destinations: Destinations) -> tuple[Stage, ...]:
         render = Renderer(self._settings, destinations.resource, self._health)

@@ -25,6 +25,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, set_span_in_con
 
 from aiobs_core._context import SUPPRESS_KEY, request_attributes
 from aiobs_core._health import Health
+from aiobs_core._inside import innermost, note_place
 from aiobs_core._operation import Operation, RunStatus
 from aiobs_core._pipeline import Pipeline
 from aiobs_core._span import AgentSpan
@@ -103,6 +104,7 @@ class Recorder:
         lifetime: object = None,
         make_current: bool = True,
         adopts: bool = False,
+        frame_id: int = 0,
     ) -> AgentSpan | None:
         """Begin a run.
 
@@ -117,6 +119,8 @@ class Recorder:
                 run ended, the run is closed as `cancelled` (in an event loop) or `abandoned`.
             make_current: Make the span the current one of this context until the run ends.
             adopts: The framework reports what runs inside as its siblings: make it children while it is current.
+            frame_id: `id()` of the frame that calls the run's body, for a run without `parent`. While another frame
+                of the same task or thread runs, the run is not the parent of what starts there.
 
         Returns:
             The span, or None where nothing is recorded.
@@ -124,7 +128,7 @@ class Recorder:
         if self._off:
             return None
         try:
-            return self._start(key, operation, parent, scope, plumbing, lifetime, make_current, adopts)
+            return self._start(key, operation, parent, scope, plumbing, lifetime, make_current, adopts, frame_id)
         except Exception as error:  # noqa: BLE001 (the application must not notice; counted and warned once)
             self._verb_failed("start", error)
             return None
@@ -281,6 +285,7 @@ class Recorder:
         lifetime: object,
         make_current: bool,  # noqa: FBT001
         adopts: bool,  # noqa: FBT001
+        frame_id: int,
     ) -> AgentSpan | None:
         runs = self._runs
         if (known := runs.get(key)) is not None:
@@ -295,8 +300,14 @@ class Recorder:
         above = runs.get(parent) if parent is not None else None
         if type(above) is _Transparent:
             above = above.parent
-        if type(outer) is AgentSpan and (above is None or (outer.adopts and outer.parent is above)):
-            above = outer
+        if type(outer) is AgentSpan:
+            if above is None:
+                around = innermost(outer, frame_id)
+                if around is not outer:
+                    context, outer = Context({**context, _SPAN_KEY: around, _RUN_KEY: None}), around
+                above = outer if type(outer) is AgentSpan else None
+            elif outer.adopts and outer.parent is above:
+                above = outer
         if operation is None or (plumbing and not self._chain_spans):
             self._start_transparent(key, above, lifetime)  # type: ignore[arg-type]
             return None
@@ -305,6 +316,8 @@ class Recorder:
             return self.find(key)
         if span.parent is not None:
             span.parent.open_children[span.span_id] = span
+        elif frame_id:
+            note_place(span, frame_id)
         span.adopts = adopts
         if lifetime is not None:
             span.lifetime = self._watch(lifetime, key)

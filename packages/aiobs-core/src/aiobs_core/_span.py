@@ -25,6 +25,9 @@ from aiobs_core import semconv
 
 if TYPE_CHECKING:
     import weakref
+    from asyncio import Task
+    from typing import Any
+
     from aiobs_core._context import RequestAttributes
     from aiobs_core._operation import Operation, Outcome, RunStatus
 
@@ -92,6 +95,7 @@ class AgentSpan(Span):
         "events",
         "first_chunk_ns",
         "forced_status",
+        "frame_id",
         "in_event_loop",
         "interrupted_below",
         "key",
@@ -111,6 +115,8 @@ class AgentSpan(Span):
         "span_id",
         "start_ns",
         "status_code",
+        "task",
+        "thread_id",
         "trace",
         "user_status",
     )
@@ -154,6 +160,9 @@ class AgentSpan(Span):
         self.lifetime: weakref.ref[object] | None = None
         self.in_event_loop = False
         self.adopts = False
+        self.frame_id = 0
+        self.thread_id = 0
+        self.task: weakref.ref[Task[Any]] | None = None
         # Written by the worker only, on the way through the stages:
         self.promoted_kind: str | None = None
         self.interrupted_below = False

@@ -1,16 +1,18 @@
-"""Closes runs that will not end by themselves: descendants of ended runs, and what is older than the TTL."""
+"""Closes runs that will not end by themselves: below ended runs, of cancelled tasks, and older than the TTL."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final, Protocol
 
+from aiobs_core._inside import was_cancelled
 from aiobs_core._operation import RunStatus
 from aiobs_core._run import status_of
 from aiobs_core._settings import Settings
 from aiobs_core._span import AgentSpan
 
-_TTL_CHECK_NS: Final = 30_000_000_000
+_CHECK_NS: Final = 1_000_000_000
+_IDLE_CHECK_NS: Final = 30_000_000_000
 
 
 class OpenRun(Protocol):
@@ -62,10 +64,13 @@ class Sweeper:
             for span in due:
                 self._close_below(span, span)
         if now_ns >= self._next_ttl_check_ns:
-            self._next_ttl_check_ns = now_ns + min(self._ttl_ns // 4, _TTL_CHECK_NS)
+            pause_ns = _CHECK_NS if self._runs else _IDLE_CHECK_NS
+            self._next_ttl_check_ns = now_ns + min(self._ttl_ns // 4, pause_ns)
             for key, run in list(self._runs.items()):
                 if now_ns - run.started_ns > self._ttl_ns:
                     self._close(key, RunStatus.TIMED_OUT, 0)
+                elif type(run) is AgentSpan and was_cancelled(run):
+                    self._close(key, RunStatus.CANCELLED, 0)
         return min(self._waiting[0][0], self._next_ttl_check_ns) if self._waiting else self._next_ttl_check_ns
 
     def _close_below(self, span: AgentSpan, ended: AgentSpan) -> None:

@@ -6,6 +6,8 @@ import importlib.util
 import os
 import socket
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterable
@@ -50,6 +52,10 @@ class Rotel:
         self.http_endpoint = f"http://127.0.0.1:{http_port}"
         # ROTEL_* variables of whoever runs the tests would override nothing here, but add exporters.
         environ = {key: value for key, value in os.environ.items() if not key.startswith("ROTEL_")}
+        # The program links to this Python's library, which the loader finds by itself only in the system's folders.
+        library_path = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+        folders = [str(sysconfig.get_config_var("LIBDIR") or ""), environ.get(library_path, "")]
+        environ[library_path] = os.pathsep.join(filter(None, folders))
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(program), *self._arguments(grpc_port, http_port)],

@@ -1,0 +1,84 @@
+"""Which open run the running code is inside of, where the current span alone cannot say.
+
+A span is current until its run ends, and some runs are still open when the code that follows is not inside them: one
+that was cancelled and whose end nobody reports (`asyncio.timeout`), a stream while its consumer works, the first of a
+batch whose runs are all started before any of them works. The stack knows: a run's body is called by the frame that
+started the run.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from asyncio import Task, current_task
+from asyncio import _get_running_loop as running_loop  # returns None where get_running_loop() raises, at 1/10 the cost
+from types import FrameType
+from typing import Any
+
+from opentelemetry.trace import Span
+
+from aiobs_core._span import AgentSpan
+
+
+def note_place(span: AgentSpan, frame_id: int) -> None:
+    """Remember where a run without a parent started."""
+    span.frame_id = frame_id
+    task = _task()
+    if task is None:
+        span.thread_id = threading.get_ident()
+    else:
+        span.task = weakref.ref(task)
+
+
+def innermost(span: AgentSpan, frame_id: int) -> Span:
+    """The innermost run around the running code, given the current one; or the span that was current before them.
+
+    Args:
+        span: The current span, open.
+        frame_id: `id()` of the frame that starts another run; 0 if unknown.
+    """
+    frames: set[int] | None = None
+    found: Span = span
+    while isinstance(found, AgentSpan):
+        root = found
+        while root.parent is not None:
+            root = root.parent
+        if not root.frame_id or not _is_here(root):
+            return found  # in another task or thread the stack says nothing
+        if not root.end_ns:
+            if frames is None:
+                frames = _frames()
+            # Both started by one frame: the one is not called by the other.
+            if root.frame_id in frames and root.frame_id != frame_id:
+                return found
+        outer = root.outer
+        found = outer.current() if isinstance(outer, AgentSpan) else outer
+    return found
+
+
+def was_cancelled(span: AgentSpan) -> bool:
+    """Whether the task that started this run was cancelled, so that no end can come any more."""
+    task = span.task() if span.task is not None else None
+    return task is not None and task.done() and task.cancelled()
+
+
+def _is_here(root: AgentSpan) -> bool:
+    task = _task()
+    if task is None:
+        return root.thread_id == threading.get_ident()
+    return root.task is not None and root.task() is task
+
+
+def _task() -> Task[Any] | None:
+    loop = running_loop()
+    return None if loop is None else current_task(loop)
+
+
+def _frames() -> set[int]:
+    frames: set[int] = set()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        frames.add(id(frame))
+        frame = frame.f_back
+    return frames
