@@ -11,6 +11,15 @@ Serialized = Mapping[str, Any] | None
 Tags = Sequence[str] | None
 Metadata = Mapping[str, Any] | None
 
+# Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
+_AGENT: Final = Kind.AGENT
+_CHAIN: Final = Kind.CHAIN
+_MODEL: Final = Kind.MODEL
+_PARSER: Final = Kind.PARSER
+_PROMPT: Final = Kind.PROMPT
+_RETRIEVER: Final = Kind.RETRIEVER
+_TOOL: Final = Kind.TOOL
+_WORKFLOW: Final = Kind.WORKFLOW
 _STAGE_TAG: Final = "aiobs:stage:"
 _RETRY_TAG: Final = "retry:attempt:"  # of with_retry(); the first attempt has none
 _STAGE_KEY: Final = "aiobs_stage"
@@ -107,7 +116,7 @@ def _model(
     model = first_text(metadata, ("ls_model_name",)) or first_text(invocation, ("model", "model_name", "model_id"))
     provider = first_text(metadata, ("ls_provider",))
     return Operation(
-        kind=Kind.MODEL,
+        kind=_MODEL,
         name=model or first_text(invocation, ("_type",)) or _name(serialized, kwargs.get("name"), "model"),
         action=action,
         stage=_stage(tags, metadata),
@@ -136,16 +145,16 @@ def chain(
     name = name or _name(serialized, None, "chain")
     integration = metadata.get("ls_integration")
     agent = first_text(metadata, ("lc_agent_name",))
-    is_node = any(tag.startswith("graph:step:") for tag in tags or ())
+    is_node = _has_prefix(tags, "graph:step:")
     parent_kind: Kind | None = None
     attempt_of: str | None = None
     attributes = _attempt(tags)
-    kind = Kind.CHAIN
+    kind = _CHAIN
     stage: Stage | None = None
     if run_type == "prompt":
-        kind = Kind.PROMPT
+        kind = _PROMPT
     elif run_type == "parser":
-        kind = Kind.PARSER
+        kind = _PARSER
     elif is_node:
         node, step = metadata.get("langgraph_node"), metadata.get("langgraph_step")
         attributes[semconv.GRAPH_NODE] = node if isinstance(node, str) else name
@@ -153,13 +162,13 @@ def chain(
             attributes[semconv.GRAPH_STEP] = step
         # LangChain before 1.1 does not say what built the graph; only create_agent and look-alikes have a node "model".
         is_agent = integration == _AGENT_INTEGRATION or (integration is None and name == "model")
-        parent_kind = Kind.AGENT if is_agent else Kind.WORKFLOW
+        parent_kind = _AGENT if is_agent else _WORKFLOW
         attempt_of = first_text(metadata, ("langgraph_checkpoint_ns",))
         stage = _NODE_STAGES.get(name.rpartition(".")[2])
     elif name == agent or (integration == _AGENT_INTEGRATION and "langgraph_node" not in metadata):
-        kind = Kind.AGENT
+        kind = _AGENT
     elif integration == "langgraph" and "langgraph_node" not in metadata:
-        kind = Kind.WORKFLOW
+        kind = _WORKFLOW
     return Operation(
         kind=kind,
         name=name,
@@ -185,7 +194,7 @@ def tool(
     if isinstance(tool_call_id, str):
         attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool_call_id
     return Operation(
-        kind=Kind.TOOL,
+        kind=_TOOL,
         name=_name(serialized, name, "tool"),
         stage=_stage(tags, metadata),
         agent=first_text(metadata, ("lc_agent_name",)),
@@ -201,7 +210,7 @@ def retriever(serialized: Serialized, tags: Tags, metadata: Metadata, name: str 
     metadata = metadata or {}
     source = first_text(metadata, ("ls_vector_store_provider", "ls_retriever_name"))
     return Operation(
-        kind=Kind.RETRIEVER,
+        kind=_RETRIEVER,
         name=source or _name(serialized, name, "retriever"),
         stage=_stage(tags, metadata),
         agent=first_text(metadata, ("lc_agent_name",)),
@@ -251,6 +260,13 @@ def first_text(source: Mapping[str, Any], keys: Sequence[str]) -> str | None:
         if isinstance(value, str) and value:  # in this order: metadata may hold objects whose truth value raises
             return value
     return None
+
+
+def _has_prefix(tags: Tags, prefix: str) -> bool:
+    for tag in tags or ():
+        if tag.startswith(prefix):
+            return True
+    return False
 
 
 def _attempt(tags: Tags) -> dict[str, str | int]:

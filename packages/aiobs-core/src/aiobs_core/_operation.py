@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+from aiobs_core._quick_init import quick_init
+
 AttributeValue = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, AttributeValue]
 Content = Sequence[Mapping[str, object]]
@@ -17,7 +19,13 @@ _NOTHING: Mapping[str, object] = {}
 _NO_ATTRIBUTES: Attributes = {}
 
 
-class Kind(str, Enum):
+class _Name(str, Enum):
+    """A name that is equal to its text, and hashed like it: `Enum` hashes in Python code, `str` does not."""
+
+    __hash__ = str.__hash__
+
+
+class Kind(_Name):
     """What ran."""
 
     WORKFLOW = "workflow"
@@ -34,7 +42,7 @@ class Kind(str, Enum):
     EVALUATOR = "evaluator"
 
 
-class Stage(str, Enum):
+class Stage(_Name):
     """Part of a request that a run belongs to; an attribute of spans, not a level of the tree."""
 
     PROMPT_RECEIVE = "prompt_receive"
@@ -45,7 +53,7 @@ class Stage(str, Enum):
     RESPONSE_SEND = "response_send"
 
 
-class RunStatus(str, Enum):
+class RunStatus(_Name):
     """How a run ended. Only `ERROR` sets the span's status to ERROR and counts as an error."""
 
     SUCCESS = "success"
@@ -56,6 +64,7 @@ class RunStatus(str, Enum):
     TIMED_OUT = "timed_out"  # no end was seen within the TTL
 
 
+@quick_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one model call. None is unknown; 0 is a count.
@@ -73,6 +82,7 @@ class Usage:
     source: UsageSource = "reported"
 
 
+@quick_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """What was asked of a model, tool, retriever, agent, …
@@ -121,6 +131,7 @@ class Operation:
     attempt_of: Hashable | None = None
 
 
+@quick_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What came back.

@@ -227,6 +227,7 @@ class Pipeline:
             next_call_ns = self._keep_house(ended)
             if markers and self._answer(markers):
                 return
+            first, batch, ended = None, [], []  # nothing of a run lives on while the worker waits
 
     def _keep_house(self, ended: Sequence[AgentSpan]) -> int:
         now_ns = time.perf_counter_ns()
@@ -264,7 +265,7 @@ class Pipeline:
                 name = getattr(stage, "__name__", type(stage).__name__)
                 self._health.problem(
                     f"stage.{name}",
-                    f"aiobs: the stage {name} failed on a batch ({type(error).__name__}: {error}); its spans are lost.",
+                    f"aiobs: the stage {name} failed on a batch ({type(error).__name__}); its spans are lost.",
                     lost=len(batch),
                 )
                 return
@@ -278,7 +279,7 @@ class Pipeline:
                     run = read(item)
                 except Exception as error:
                     self._health.problem(
-                        "read", f"aiobs: a run could not be read ({type(error).__name__}: {error}).", lost=1
+                        "read", f"aiobs: a run could not be read ({type(error).__name__}).", lost=1
                     )
                     continue
                 if run is not None:

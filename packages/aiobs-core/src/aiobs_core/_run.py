@@ -22,7 +22,12 @@ _IMPLIED_STAGE: Final = {
     Kind.PROMPT: Stage.PRE_PROCESS,
     Kind.PARSER: Stage.POST_PROCESS,
 }
-_PROMOTABLE: Final = (Kind.CHAIN, Kind.WORKFLOW)
+# Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
+_AGENT: Final = Kind.AGENT
+_CHAIN: Final = Kind.CHAIN
+_WORKFLOW: Final = Kind.WORKFLOW
+_SUCCESS: Final = RunStatus.SUCCESS
+_INTERRUPTED: Final = RunStatus.INTERRUPTED
 _NO_OUTCOME: Final = Outcome()
 _UNREADABLE: Final = Operation(kind=Kind.CHAIN, name="unreadable")
 _READ: Final = Operation(kind=Kind.CHAIN, name="")
@@ -43,7 +48,7 @@ class Run:
         self.outcome = outcome
         self.kind = operation.kind
         self.stage: Stage | None = None
-        self.status = RunStatus.SUCCESS
+        self.status = _SUCCESS
         self.error_type: str | None = None
         self.parent: SpanContext | None = None
         self.links: list[Link] = span.links or []
@@ -70,10 +75,10 @@ class Reader:
         parent = self._recorded_parent(span)
         run.parent = span.parent_context or (parent.own_context() if parent is not None else None)
         self._settle_status(run)
-        if span.promoted_kind is not None and run.kind in _PROMOTABLE:
+        if span.promoted_kind is not None and (run.kind is _CHAIN or run.kind is _WORKFLOW):
             run.kind = Kind(span.promoted_kind)
-        elif run.kind is Kind.CHAIN and span.is_local_root:
-            run.kind = Kind.WORKFLOW
+        elif run.kind is _CHAIN and span.is_local_root:
+            run.kind = _WORKFLOW
         run.stage = operation.stage or _IMPLIED_STAGE.get(run.kind)
         if parent is not None:
             self._tell_parent(run, parent)
@@ -134,15 +139,15 @@ class Reader:
         elif error is not None:
             run.status = status_of(error)
         elif span.interrupted_below:
-            run.status = RunStatus.INTERRUPTED
-        if run.status in {RunStatus.SUCCESS, RunStatus.INTERRUPTED}:
+            run.status = _INTERRUPTED
+        if run.status is _SUCCESS or run.status is _INTERRUPTED:
             run.error_type = None
 
     def _tell_parent(self, run: Run, parent: AgentSpan) -> None:
         operation = run.operation
-        if operation.parent_kind is not None and parent.promoted_kind != Kind.AGENT:  # the stronger claim
+        if operation.parent_kind is not None and parent.promoted_kind != _AGENT:  # the stronger claim
             parent.promoted_kind = operation.parent_kind
-        if run.status is RunStatus.INTERRUPTED:
+        if run.status is _INTERRUPTED:
             parent.interrupted_below = True
         asked = parent.operation
         same: object = operation.attempt_of
@@ -165,7 +170,7 @@ class Reader:
             context, since_ns = paused
             run.links.append(Link(context, {semconv.LINK_REASON: "resume"}))
             run.extra[semconv.RESUME_WAIT_S] = max(0, span.start_ns - since_ns) / 1e9
-        if run.status is RunStatus.INTERRUPTED:
+        if run.status is _INTERRUPTED:
             self._paused[conversation] = (span.own_context(), span.end_ns)
             if len(self._paused) > _MAX_PAUSED:
                 self._paused.popitem(last=False)

@@ -54,7 +54,7 @@ class _ToProvider(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return bool(self._provider.force_flush(timeout_millis))
+        return self._provider.force_flush(timeout_millis) is not False
 
     def shutdown(self) -> None:
         """Leave the provider alone: the application shuts it down."""
@@ -114,7 +114,7 @@ class Destinations:
         for exporter in self._exporters:
             left_ms = max(1, int((deadline - time.monotonic()) * 1_000))
             try:
-                results.append(bool(exporter.force_flush(left_ms)))
+                results.append(exporter.force_flush(left_ms) is not False)  # None: inherited, nothing to flush
             except Exception as error:  # noqa: BLE001 (as in deliver)
                 self._failed("flush", exporter, error)
                 results.append(False)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aiobs_core import semconv
 from aiobs_core._operation import Kind, Usage
 from aiobs_core._run import Run
 
+# Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
+_AGENT: Final = Kind.AGENT
+_EMBEDDING: Final = Kind.EMBEDDING
+_MODEL: Final = Kind.MODEL
+_TOOL: Final = Kind.TOOL
+
 
 def add(run: Run, attributes: dict[str, Any]) -> None:
     """Add the `ai.agent.*` attributes of a run; unknown ones stay absent."""
     operation, span = run.operation, run.span
-    attributes[semconv.SPAN_KIND] = run.kind.value
-    attributes[semconv.OUTCOME] = run.status.value
+    # `_value_` is the documented attribute behind `value`, which is a Python function on 3.11.
+    attributes[semconv.SPAN_KIND] = run.kind._value_
+    attributes[semconv.OUTCOME] = run.status._value_
     if run.stage is not None:
-        attributes[semconv.STAGE] = run.stage.value
+        attributes[semconv.STAGE] = run.stage._value_
     if span.scope.startswith(semconv.SCOPE_PREFIX):
         attributes[semconv.FRAMEWORK] = span.scope[len(semconv.SCOPE_PREFIX) :]
-    agent = operation.name if run.kind is Kind.AGENT else operation.agent
+    agent = operation.name if run.kind is _AGENT else operation.agent
     if agent:
         attributes[semconv.AGENT_NAME] = agent
     _add_request(run, attributes)
-    if run.kind is Kind.MODEL or run.kind is Kind.EMBEDDING or operation.model:
+    if run.kind is _MODEL or run.kind is _EMBEDDING or operation.model:
         _add_model(run, attributes)
-    elif run.kind is Kind.TOOL:
+    elif run.kind is _TOOL:
         attributes[semconv.API_NAME] = operation.name
     if operation.endpoint:
         endpoint = host_and_port(operation.endpoint)
@@ -77,7 +84,7 @@ def _add_model(run: Run, attributes: dict[str, Any]) -> None:
     max_tokens = operation.params.get("max_tokens")
     if type(max_tokens) is int:
         attributes[semconv.MODEL_MAX_TOKENS] = max_tokens
-    if run.kind is Kind.MODEL or outcome.usage is not None:
+    if run.kind is _MODEL or outcome.usage is not None:
         add_usage(outcome.usage, attributes)
 
 

@@ -11,7 +11,16 @@ from aiobs_core._operation import Kind, Operation, Usage
 from aiobs_core._run import Run
 from aiobs_core.signals.ai_agent import number
 
-_CLIENT: Final = (Kind.MODEL, Kind.RETRIEVER, Kind.EMBEDDING)
+# Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
+_AGENT: Final = Kind.AGENT
+_EMBEDDING: Final = Kind.EMBEDDING
+_MODEL: Final = Kind.MODEL
+_RETRIEVER: Final = Kind.RETRIEVER
+_TOOL: Final = Kind.TOOL
+_WORKFLOW: Final = Kind.WORKFLOW
+_CLIENT_SPAN: Final = SpanKind.CLIENT
+_INTERNAL_SPAN: Final = SpanKind.INTERNAL
+_CLIENT: Final = (_MODEL, _RETRIEVER, _EMBEDDING)
 _REASONING_LEVELS: Final = {"none", "minimal", "low", "medium", "high", "xhigh", "max", "auto"}
 _FLOATS: Final = (
     ("temperature", semconv.GEN_AI_REQUEST_TEMPERATURE),
@@ -28,7 +37,7 @@ _INTS: Final = (
 
 def action_of(run: Run) -> str | None:
     """The GenAI operation name of a run, or None where the conventions have none."""
-    return run.operation.action or semconv.GEN_AI_OPERATIONS.get(run.kind.value)
+    return run.operation.action or semconv.GEN_AI_OPERATIONS.get(run.kind)
 
 
 def span_name(run: Run) -> str:
@@ -36,14 +45,14 @@ def span_name(run: Run) -> str:
     operation = run.operation
     action = action_of(run)
     if action is None:
-        return operation.name or run.kind.value
-    target = operation.model or run.outcome.model if run.kind is Kind.MODEL else operation.name
+        return operation.name or run.kind._value_
+    target = operation.model or run.outcome.model if run.kind is _MODEL else operation.name
     return f"{action} {target}" if target else action
 
 
 def span_kind(run: Run) -> SpanKind:
     """CLIENT for calls to a service, INTERNAL for everything else."""
-    return SpanKind.CLIENT if run.kind in _CLIENT else SpanKind.INTERNAL
+    return _CLIENT_SPAN if run.kind in _CLIENT else _INTERNAL_SPAN
 
 
 class Dialect:
@@ -63,19 +72,19 @@ class Dialect:
         conversation = attributes.get(semconv.SESSION_ID)
         if conversation is not None:
             attributes[semconv.GEN_AI_CONVERSATION_ID] = conversation
-        if run.kind is Kind.MODEL or run.kind is Kind.EMBEDDING:
+        if run.kind is _MODEL or run.kind is _EMBEDDING:
             self._add_model(run, attributes)
-        elif run.kind is Kind.TOOL:
+        elif run.kind is _TOOL:
             attributes[semconv.GEN_AI_TOOL_NAME] = operation.name
-        elif run.kind is Kind.AGENT:
+        elif run.kind is _AGENT:
             attributes[semconv.GEN_AI_AGENT_NAME] = operation.name
-        elif run.kind is Kind.WORKFLOW:
+        elif run.kind is _WORKFLOW:
             attributes[semconv.GEN_AI_WORKFLOW_NAME] = operation.name
-        elif run.kind is Kind.RETRIEVER:
+        elif run.kind is _RETRIEVER:
             attributes[semconv.GEN_AI_DATA_SOURCE_ID] = operation.name
             if operation.provider:
                 attributes[semconv.GEN_AI_PROVIDER_NAME] = operation.provider
-        if operation.agent and run.kind is not Kind.AGENT:
+        if operation.agent and run.kind is not _AGENT:
             attributes[semconv.GEN_AI_AGENT_NAME] = operation.agent
 
     def _add_model(self, run: Run, attributes: dict[str, Any]) -> None:

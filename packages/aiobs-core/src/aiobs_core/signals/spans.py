@@ -28,6 +28,10 @@ _INT64: Final = 1 << 63
 _UNSET: Final = Status(StatusCode.UNSET)
 _OK: Final = Status(StatusCode.OK)
 _ERROR: Final = Status(StatusCode.ERROR)
+# Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
+_RUN_ERROR: Final = RunStatus.ERROR
+_RUN_INTERRUPTED: Final = RunStatus.INTERRUPTED
+_RUN_SUCCESS: Final = RunStatus.SUCCESS
 _EXCEPTION_TEXT: Final = ("exception.message", "exception.stacktrace")
 
 
@@ -69,7 +73,7 @@ class Renderer:
                     out.append(without_exception_text(item))
             except Exception as error:  # noqa: BLE001 (counted and warned; the rest of the batch goes on)
                 self._health.problem(
-                    "render", f"aiobs: a span could not be rendered ({type(error).__name__}: {error}).", lost=1
+                    "render", f"aiobs: a span could not be rendered ({type(error).__name__}).", lost=1
                 )
         return out
 
@@ -112,12 +116,12 @@ class Renderer:
 
 
 def _status(run: Run) -> Status:
-    if run.status is RunStatus.ERROR:
+    if run.status is _RUN_ERROR:
         return _ERROR
     given = run.span.user_status
-    if given is not None and run.status is RunStatus.SUCCESS:
+    if given is not None and run.status is _RUN_SUCCESS:
         return given
-    return _OK if run.status is RunStatus.INTERRUPTED else _UNSET
+    return _OK if run.status is _RUN_INTERRUPTED else _UNSET
 
 
 def _events(run: Run) -> Sequence[Event]:

@@ -1,0 +1,34 @@
+"""The pytest plugin: registers the fixture `telemetry`. Imports nothing of aiobs until a test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from aiobs_testing.capture import Telemetry
+
+
+@pytest.fixture
+def telemetry(request: pytest.FixtureRequest) -> Iterator[Telemetry]:
+    """What aiobs exports while the test runs, in memory; fails the test if a run is left open or a log line hurts.
+
+    `@pytest.mark.telemetry(grace_s=5, …)` gives settings; `open_runs=True` allows runs to be open at the end.
+    """
+    from aiobs_testing.capture import capture
+
+    marker = request.node.get_closest_marker("telemetry")
+    settings = dict(marker.kwargs) if marker is not None else {}
+    may_stay_open = bool(settings.pop("open_runs", False))
+    with capture(**settings) as captured:
+        yield captured
+        if not may_stay_open:
+            captured.wait_until_closed()
+        captured.check_logs()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker, for `--strict-markers`."""
+    config.addinivalue_line("markers", "telemetry(**settings): settings of aiobs for the fixture `telemetry`")
