@@ -38,7 +38,9 @@ def test_the_six_stages_nest_in_one_trace(memory: InMemorySpanExporter) -> None:
                 pass
     spans = finished(memory)
     root = spans.pop("invoke_workflow answer")
-    assert [(item.attributes or {})[semconv.STAGE] for item in spans.values()] == [stage.value for stage in Stage]
+    assert [(item.attributes or {})[semconv.STAGE] for item in spans.values()] == [
+        stage.value for stage in Stage
+    ]
     assert {item.parent.span_id for item in spans.values() if item.parent} == {root.context.span_id}
 
 
@@ -134,7 +136,9 @@ def test_a_generator_broken_off_is_abandoned(memory: InMemorySpanExporter) -> No
     assert outcome(finished(memory)["invoke_workflow stream"]) == "abandoned"
 
 
-async def test_an_async_generator_ends_once_whether_read_closed_or_failed(memory: InMemorySpanExporter) -> None:
+async def test_an_async_generator_ends_once_whether_read_closed_or_failed(
+    memory: InMemorySpanExporter,
+) -> None:
     @observe
     async def numbers(fail: bool) -> AsyncIterator[int]:
         for number in range(3):

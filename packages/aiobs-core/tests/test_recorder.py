@@ -113,7 +113,9 @@ def test_plumbing_is_left_out_when_chain_spans_are_off() -> None:
 
 def test_metrics_of_a_model_call_are_exact(recording: Recording) -> None:
     usage = Usage(input_tokens=11, output_tokens=7, cache_read_tokens=4, reasoning_tokens=3)
-    recording.recorder.start("m", op("gpt", Kind.MODEL, model="gpt", provider="openai", params={"temperature": 0}))
+    recording.recorder.start(
+        "m", op("gpt", Kind.MODEL, model="gpt", provider="openai", params={"temperature": 0})
+    )
     recording.recorder.chunk("m", item := object())
     recording.recorder.chunk("m", item)  # the same chunk, reported by a second handler
     recording.recorder.chunk("m", object())
@@ -188,7 +190,9 @@ def test_a_broken_mapping_gives_a_marked_span(recording: Recording, raised: Base
     assert recording.recorder.health.counts()["mapping.operation"] == 1
 
 
-def test_descendants_still_open_when_an_ancestor_ended_close_after_the_grace_period(recording: Recording) -> None:
+def test_descendants_still_open_when_an_ancestor_ended_close_after_the_grace_period(
+    recording: Recording,
+) -> None:
     recording.recorder.start("a", op("outer"))
     recording.recorder.start("b", op("inner"), parent="a")
     recording.recorder.start("c", op("innermost"), parent="b")
@@ -297,7 +301,10 @@ def test_disabled_costs_nothing_and_can_be_flipped_while_runs_are_open(recording
     recording.recorder.apply(settings)
     recording.recorder.start("after", op("after"))
     recording.recorder.end("after")
-    assert {span.name for span in recording.wait_for(2)} == {"invoke_workflow before", "invoke_workflow after"}
+    assert {span.name for span in recording.wait_for(2)} == {
+        "invoke_workflow before",
+        "invoke_workflow after",
+    }
 
 
 def test_suppression_is_honoured(recording: Recording) -> None:

@@ -37,12 +37,22 @@ def model(**fields: Any) -> Operation:
 @pytest.mark.parametrize(
     ("generation", "present", "absent"),
     [
-        ("1.41", [semconv.GEN_AI_USAGE_CACHE_CREATION], [semconv.GEN_AI_USAGE_CACHE_WRITE, semconv.GEN_AI_REQUEST_STREAM]),
-        ("latest", [semconv.GEN_AI_USAGE_CACHE_WRITE, semconv.GEN_AI_USAGE_REASONING, semconv.GEN_AI_REQUEST_STREAM], [semconv.GEN_AI_USAGE_CACHE_CREATION]),
+        (
+            "1.41",
+            [semconv.GEN_AI_USAGE_CACHE_CREATION],
+            [semconv.GEN_AI_USAGE_CACHE_WRITE, semconv.GEN_AI_REQUEST_STREAM],
+        ),
+        (
+            "latest",
+            [semconv.GEN_AI_USAGE_CACHE_WRITE, semconv.GEN_AI_USAGE_REASONING, semconv.GEN_AI_REQUEST_STREAM],
+            [semconv.GEN_AI_USAGE_CACHE_CREATION],
+        ),
         ("both", [semconv.GEN_AI_USAGE_CACHE_WRITE, semconv.GEN_AI_USAGE_CACHE_CREATION], []),
     ],
 )
-def test_the_generation_of_gen_ai_names_is_a_setting(generation: str, present: list[str], absent: list[str]) -> None:
+def test_the_generation_of_gen_ai_names_is_a_setting(
+    generation: str, present: list[str], absent: list[str]
+) -> None:
     attributes = rendered(model(), Outcome(usage=USAGE), semconv=generation).attributes or {}
     assert set(present) <= set(attributes)
     assert not set(absent) & set(attributes)
@@ -60,7 +70,13 @@ def test_openinference_carries_kind_model_and_tokens() -> None:
 @pytest.mark.parametrize("kind", list(Kind))
 def test_every_kind_renders_in_every_dialect_with_registered_names_and_types(kind: Kind) -> None:
     operation = Operation(
-        kind=kind, name="n", model="m", provider="p", agent="a", conversation_id="c", endpoint="https://u:p@h:8/x?k=s"
+        kind=kind,
+        name="n",
+        model="m",
+        provider="p",
+        agent="a",
+        conversation_id="c",
+        endpoint="https://u:p@h:8/x?k=s",
     )
     span = rendered(operation, Outcome(usage=USAGE), dialects="gen_ai,openinference", semconv="both")
     types = {"string": str, "int": int, "double": float, "boolean": bool, "string[]": tuple}
@@ -97,7 +113,14 @@ def test_endpoints_are_reduced_to_host_and_port(endpoint: str, expected: object)
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.just("\ud800") | st.just("x" * 9_999),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.just("\ud800")
+    | st.just("x" * 9_999),
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )

@@ -24,12 +24,24 @@ def test_precedence_is_argument_then_environment_then_file_then_default(tmp_path
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("AIOBS_CONSOLE", "loud", "AIOBS_CONSOLE: expected one of auto, off, summary, tree, got 'loud' (environment)"),
+        (
+            "AIOBS_CONSOLE",
+            "loud",
+            "AIOBS_CONSOLE: expected one of auto, off, summary, tree, got 'loud' (environment)",
+        ),
         ("AIOBS_GRACE_S", "soon", "AIOBS_GRACE_S: expected a number of seconds from 0 to 600, got 'soon'"),
         ("AIOBS_GRACE_S", "nan", "AIOBS_GRACE_S: expected a number of seconds from 0 to 600, got 'nan'"),
-        ("AIOBS_MAX_OPEN_RUNS", "0", "AIOBS_MAX_OPEN_RUNS: expected a whole number from 1 to 10000000, got '0'"),
+        (
+            "AIOBS_MAX_OPEN_RUNS",
+            "0",
+            "AIOBS_MAX_OPEN_RUNS: expected a whole number from 1 to 10000000, got '0'",
+        ),
         ("OBSERVABILITY_ENABLED", "maybe", "OBSERVABILITY_ENABLED: expected true or false, got 'maybe'"),
-        ("AIOBS_DIALECTS", "gen_ai,esperanto", "AIOBS_DIALECTS: expected any of ai_agent, gen_ai, openinference"),
+        (
+            "AIOBS_DIALECTS",
+            "gen_ai,esperanto",
+            "AIOBS_DIALECTS: expected any of ai_agent, gen_ai, openinference",
+        ),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "OTEL_EXPORTER_OTLP_PROTOCOL: expected one of"),
     ],
 )
@@ -80,6 +92,10 @@ def test_settings_are_immutable_and_each_field_is_documented() -> None:
         assert item.metadata["variables"]
 
 
-@given(st.dictionaries(st.sampled_from([v for f in dataclasses.fields(Settings) for v in f.metadata["variables"]]), st.text()))
+@given(
+    st.dictionaries(
+        st.sampled_from([v for f in dataclasses.fields(Settings) for v in f.metadata["variables"]]), st.text()
+    )
+)
 def test_no_environment_breaks_the_loading(environ: dict[str, str]) -> None:
     assert isinstance(Settings.load(environ), Settings)

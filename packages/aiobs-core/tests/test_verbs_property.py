@@ -23,7 +23,13 @@ class Verbs(RuleBasedStateMachine):
         self.started: Counter[int] = Counter()
         self.parents: dict[int, int | None] = {}
 
-    @rule(key=KEYS, parent=st.none() | KEYS, transparent=st.booleans(), broken=st.booleans(), current=st.booleans())
+    @rule(
+        key=KEYS,
+        parent=st.none() | KEYS,
+        transparent=st.booleans(),
+        broken=st.booleans(),
+        current=st.booleans(),
+    )
     def start(self, key: int, parent: int | None, transparent: bool, broken: bool, current: bool) -> None:
         known = self.recorder.find(key)
         operation = Operation(kind=Kind.CHAIN, name=str(key))

@@ -77,7 +77,10 @@ def test_a_gap_that_is_none_fails_and_a_true_one_does_not(pytester: pytest.Pytes
     text = result.stdout.str()
     assert "::test_chat" in text
     assert "[XPASS(strict)] untrue" in text
-    assert "FAILED test_a_gap_that_is_none_fails_and_a_true_one_does_not.py::TestSilent::test_model_error" not in text
+    assert (
+        "FAILED test_a_gap_that_is_none_fails_and_a_true_one_does_not.py::TestSilent::test_model_error"
+        not in text
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ def test_spans_are_plain_data_with_counted_ids(telemetry: Telemetry) -> None:
         pass
     with pytest.raises(ValueError, match="x"), span("second"):
         raise ValueError("x")
-    assert [(s["trace"], s["id"], s["parent"], s["name"], s["status"]) for s in telemetry.spans()] == snapshot(
+    assert [
+        (s["trace"], s["id"], s["parent"], s["name"], s["status"]) for s in telemetry.spans()
+    ] == snapshot(
         [
             (1, 1, None, "invoke_agent outer", "UNSET"),
             (1, 2, 1, "execute_tool inner", "UNSET"),

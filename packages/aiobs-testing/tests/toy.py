@@ -107,7 +107,9 @@ class MakesUpNames(ToyHandler):
 
 class LosesParents(ToyHandler):
     def started(self, run: int, kind: str, name: str, parent: int | None, facts: dict[str, Any]) -> None:
-        get_recorder().start(run, Operation(kind=Kind(kind), name=name), scope="aiobs.toy", make_current=False)
+        get_recorder().start(
+            run, Operation(kind=Kind(kind), name=name), scope="aiobs.toy", make_current=False
+        )
 
 
 class ToyDriver(Driver):

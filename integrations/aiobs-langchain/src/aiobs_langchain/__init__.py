@@ -1,8 +1,8 @@
 """aiobs for LangChain and LangGraph.
 
-    from aiobs_langchain import AiObsCallbackHandler
+from aiobs_langchain import AiObsCallbackHandler
 
-    chain.invoke(question, config={"callbacks": [AiObsCallbackHandler()]})
+chain.invoke(question, config={"callbacks": [AiObsCallbackHandler()]})
 """
 
 from aiobs_langchain._handler import AiObsCallbackHandler

@@ -140,7 +140,8 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             plumbing=parent_run_id is not None and (not metadata or metadata.get("lc_agent_name") != name),
             lifetime=run_id,
             frame_id=0 if parent_run_id is not None else _frame_id(),
-            adopts=name == "RunnableWithFallbacks",  # it hands its own config, not its children's, to what it tries
+            adopts=name
+            == "RunnableWithFallbacks",  # it hands its own config, not its children's, to what it tries
         )
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:

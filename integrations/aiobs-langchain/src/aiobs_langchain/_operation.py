@@ -47,7 +47,14 @@ _PROVIDERS: Final = {  # LangChain's names → OpenTelemetry's; any other is tak
     "ibm": "ibm.watsonx.ai",
     "xai": "x_ai",
 }
-_BASE_URL_KEYS: Final = ("openai_api_base", "base_url", "azure_endpoint", "endpoint_url", "anthropic_api_url", "api_base")
+_BASE_URL_KEYS: Final = (
+    "openai_api_base",
+    "base_url",
+    "azure_endpoint",
+    "endpoint_url",
+    "anthropic_api_url",
+    "api_base",
+)
 _PARAMS: Final = {  # LangChain's and the providers' names → GenAI's
     "temperature": "temperature",
     "max_tokens": "max_tokens",
@@ -113,7 +120,9 @@ def _model(
         known = _PARAMS.get(name)
         if known is not None and value is not None:
             params[known] = value
-    model = first_text(metadata, ("ls_model_name",)) or first_text(invocation, ("model", "model_name", "model_id"))
+    model = first_text(metadata, ("ls_model_name",)) or first_text(
+        invocation, ("model", "model_name", "model_id")
+    )
     provider = first_text(metadata, ("ls_provider",))
     return Operation(
         kind=_MODEL,
@@ -257,7 +266,9 @@ def first_text(source: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """The first non-empty text under one of the keys."""
     for key in keys:
         value = source.get(key)
-        if isinstance(value, str) and value:  # in this order: metadata may hold objects whose truth value raises
+        if (
+            isinstance(value, str) and value
+        ):  # in this order: metadata may hold objects whose truth value raises
             return value
     return None
 

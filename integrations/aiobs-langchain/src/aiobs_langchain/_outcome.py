@@ -51,7 +51,9 @@ def _usage(message: Any, llm_output: Mapping[str, Any]) -> Usage | None:
     # With n > 1 every message repeats the total: one message is taken, never the sum.
     reported = getattr(message, "usage_metadata", None)
     if isinstance(reported, Mapping):
-        if reported.get("total_cost") == 0:  # LangChain's mark of its LLM cache: these tokens were not used again
+        if (
+            reported.get("total_cost") == 0
+        ):  # LangChain's mark of its LLM cache: these tokens were not used again
             return Usage(source="cache_hit")
         inputs = reported.get("input_token_details") or {}
         outputs = reported.get("output_token_details") or {}
@@ -127,7 +129,9 @@ def calls_a_tool(chunk: Any) -> bool:
 
 def documents(found: Any) -> Outcome | None:
     """`on_retriever_end`: how many documents came back."""
-    return Outcome(attributes={semconv.DOCUMENT_COUNT: len(found)}) if isinstance(found, (list, tuple)) else None
+    return (
+        Outcome(attributes={semconv.DOCUMENT_COUNT: len(found)}) if isinstance(found, (list, tuple)) else None
+    )
 
 
 def of_control_flow(error: BaseException) -> Any:

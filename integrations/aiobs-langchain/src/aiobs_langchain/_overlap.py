@@ -21,7 +21,11 @@ def report_overlaps() -> None:
         if module in sys.modules and _is_active(module):
             _report(module, f"{name} is active")
     langsmith = sys.modules.get("langsmith.utils")  # always there: langchain-core needs it
-    if langsmith is not None and langsmith.get_env_var("OTEL_ENABLED") == "true" and langsmith.tracing_is_enabled():
+    if (
+        langsmith is not None
+        and langsmith.get_env_var("OTEL_ENABLED") == "true"
+        and langsmith.tracing_is_enabled()
+    ):
         _report("langsmith", "LANGSMITH_OTEL_ENABLED makes LangSmith send its runs as OpenTelemetry spans")
 
 

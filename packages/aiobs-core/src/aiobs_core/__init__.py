@@ -1,9 +1,9 @@
 """aiobs: observability for AI agents, on OpenTelemetry.
 
-    from aiobs_core import observe, span, using_attributes
+from aiobs_core import observe, span, using_attributes
 
-    with using_attributes(request_id="r-17"), span("answer", kind="workflow"):
-        ...
+with using_attributes(request_id="r-17"), span("answer", kind="workflow"):
+    ...
 """
 
 from aiobs_core._context import suppressed, using_attributes

@@ -10,7 +10,9 @@ from typing import Final
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
-SUPPRESS_KEY: Final[str] = _SUPPRESS_INSTRUMENTATION_KEY  # every instrumentation reads this key, private or not
+SUPPRESS_KEY: Final[str] = (
+    _SUPPRESS_INSTRUMENTATION_KEY  # every instrumentation reads this key, private or not
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,9 @@ class RequestAttributes:
     prompt_version: str | None = None
 
 
-request_attributes: ContextVar[RequestAttributes | None] = ContextVar("aiobs_request_attributes", default=None)
+request_attributes: ContextVar[RequestAttributes | None] = ContextVar(
+    "aiobs_request_attributes", default=None
+)
 
 
 @contextmanager
@@ -99,5 +103,3 @@ def suppressed() -> Iterator[None]:
         yield
     finally:
         detach(token)
-
-

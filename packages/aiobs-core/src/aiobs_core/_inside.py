@@ -12,7 +12,9 @@ import sys
 import threading
 import weakref
 from asyncio import Task, current_task
-from asyncio import _get_running_loop as running_loop  # returns None where get_running_loop() raises, at 1/10 the cost
+from asyncio import (
+    _get_running_loop as running_loop,
+)  # returns None where get_running_loop() raises, at 1/10 the cost
 from types import FrameType
 from typing import Any
 

@@ -198,7 +198,9 @@ class Pipeline:
             worker = threading.Thread(target=self._work, name="aiobs-worker", daemon=True)
             try:
                 worker.start()
-            except RuntimeError as error:  # at interpreter shutdown, or out of threads: the next span tries again
+            except (
+                RuntimeError
+            ) as error:  # at interpreter shutdown, or out of threads: the next span tries again
                 self._health.problem(
                     "worker.not_started",
                     f"aiobs: no thread could be started ({error}); ended runs wait in the queue.",
@@ -234,7 +236,9 @@ class Pipeline:
         try:
             return self._housekeeping(ended, now_ns)
         except Exception as error:  # the worker must live on
-            self._health.problem("housekeeping", f"aiobs: closing stale runs failed ({type(error).__name__}: {error}).")
+            self._health.problem(
+                "housekeeping", f"aiobs: closing stale runs failed ({type(error).__name__}: {error})."
+            )
             return now_ns + int(_IDLE_S * 1e9)
 
     def _gather(self, first: Arrived | _Marker | None) -> tuple[list[Arrived], list[_Marker]]:

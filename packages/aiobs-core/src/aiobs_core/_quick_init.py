@@ -34,7 +34,12 @@ def quick_init(cls: type[T]) -> type[T]:
     source += " open_up(self, '__class__', opened)\n"
     source += "".join(f" self.{name} = {name}\n" for name in names)
     source += " self.__class__ = cls\n"
-    namespace: dict[str, Any] = {"cls": cls, "opened": opened, "generated": generated, "open_up": object.__setattr__}
+    namespace: dict[str, Any] = {
+        "cls": cls,
+        "opened": opened,
+        "generated": generated,
+        "open_up": object.__setattr__,
+    }
     exec(source, namespace)  # noqa: S102 (field names only, as dataclasses itself does)
     init: Callable[..., None] = namespace["__init__"]
     init.__kwdefaults__ = defaults

@@ -13,7 +13,9 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
-from asyncio import _get_running_loop as running_loop  # returns None where get_running_loop() raises, at 1/10 the cost
+from asyncio import (
+    _get_running_loop as running_loop,
+)  # returns None where get_running_loop() raises, at 1/10 the cost
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -86,7 +88,11 @@ class Recorder:
         self._chain_spans = settings.chain_spans
         self._sweeper = Sweeper(settings, self._runs, self._close)
         self._pipeline = Pipeline(
-            settings, self.health, housekeeping=self._sweeper, exporters=exporters, tracer_provider=tracer_provider
+            settings,
+            self.health,
+            housekeeping=self._sweeper,
+            exporters=exporters,
+            tracer_provider=tracer_provider,
         )
         self._ended = self._pipeline.put
         self._apply_lock = threading.Lock()
@@ -128,7 +134,9 @@ class Recorder:
         if self._off:
             return None
         try:
-            return self._start(key, operation, parent, scope, plumbing, lifetime, make_current, adopts, frame_id)
+            return self._start(
+                key, operation, parent, scope, plumbing, lifetime, make_current, adopts, frame_id
+            )
         except Exception as error:  # noqa: BLE001 (the application must not notice; counted and warned once)
             self._verb_failed("start", error)
             return None

@@ -40,7 +40,18 @@ class Run:
     Owned by the worker; each stage may add to `extra`, which is rendered last.
     """
 
-    __slots__ = ("error_type", "extra", "kind", "links", "operation", "outcome", "parent", "span", "stage", "status")
+    __slots__ = (
+        "error_type",
+        "extra",
+        "kind",
+        "links",
+        "operation",
+        "outcome",
+        "parent",
+        "span",
+        "stage",
+        "status",
+    )
 
     def __init__(self, span: AgentSpan, operation: Operation, outcome: Outcome) -> None:
         self.span = span

@@ -128,7 +128,10 @@ class Settings:
     """
 
     enabled: bool = _setting(
-        _boolean, True, "AIOBS_ENABLED OBSERVABILITY_ENABLED", "Master switch. `OTEL_SDK_DISABLED=true` wins over it."
+        _boolean,
+        True,
+        "AIOBS_ENABLED OBSERVABILITY_ENABLED",
+        "Master switch. `OTEL_SDK_DISABLED=true` wins over it.",
     )
     console: str = _setting(
         _choice("auto", "off", "summary", "tree"),
@@ -179,7 +182,10 @@ class Settings:
         "Ended spans that may wait for the worker (and for each exporter); beyond it new ones are dropped and counted.",
     )
     flush_interval_s: float = _setting(
-        _number(0.01, 60, "seconds"), 0.2, "AIOBS_FLUSH_INTERVAL_S", "How long the worker gathers ended spans."
+        _number(0.01, 60, "seconds"),
+        0.2,
+        "AIOBS_FLUSH_INTERVAL_S",
+        "How long the worker gathers ended spans.",
     )
     grace_s: float = _setting(
         _number(0, 600, "seconds"),
@@ -188,7 +194,10 @@ class Settings:
         "How long the open descendants of an ended run may still report their own end.",
     )
     run_ttl_s: float = _setting(
-        _number(1, 604_800, "seconds"), 3_600.0, "AIOBS_RUN_TTL_S", "Age at which an open run is closed as `timed_out`."
+        _number(1, 604_800, "seconds"),
+        3_600.0,
+        "AIOBS_RUN_TTL_S",
+        "Age at which an open run is closed as `timed_out`.",
     )
     export_timeout_s: float = _setting(
         _number(0.1, 600, "seconds"), 5.0, "AIOBS_EXPORT_TIMEOUT_S", "How long flush and shutdown may take."

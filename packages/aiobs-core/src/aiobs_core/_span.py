@@ -65,7 +65,9 @@ class LocalTrace:
 
     __slots__ = ("clock_offset_ns", "flags", "sampled", "state", "trace_id")
 
-    def __init__(self, trace_id: int, flags: TraceFlags = NEW_TRACE_SAMPLED, state: TraceState | None = None) -> None:
+    def __init__(
+        self, trace_id: int, flags: TraceFlags = NEW_TRACE_SAMPLED, state: TraceState | None = None
+    ) -> None:
         self.trace_id = trace_id
         self.flags = flags
         self.sampled = flags.sampled
@@ -186,7 +188,9 @@ class AgentSpan(Span):
         context = self._context
         if context is None:
             trace = self.trace
-            context = self._context = SpanContext(trace.trace_id, self.span_id, False, trace.flags, trace.state)
+            context = self._context = SpanContext(
+                trace.trace_id, self.span_id, False, trace.flags, trace.state
+            )
         return context
 
     def current(self) -> Span:
@@ -289,4 +293,3 @@ def class_name(cls: type) -> str:
     module = getattr(cls, "__module__", "")
     name = getattr(cls, "__qualname__", None) or "Exception"
     return name if module in {"builtins", "", None} else f"{module}.{name}"
-

@@ -40,7 +40,9 @@ class Sweeper:
     ) -> None:
         self._runs = runs
         self._close = close
-        self._waiting: list[tuple[int, AgentSpan]] = []  # ended runs with open descendants, by end of their grace
+        self._waiting: list[
+            tuple[int, AgentSpan]
+        ] = []  # ended runs with open descendants, by end of their grace
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:

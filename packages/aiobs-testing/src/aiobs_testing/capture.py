@@ -13,7 +13,12 @@ from aiobs_core import Recorder, Settings, get_recorder, semconv
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-QUICK: Final[Mapping[str, object]] = {"console": "off", "store": "off", "flush_interval_s": 0.01, "grace_s": 0.2}
+QUICK: Final[Mapping[str, object]] = {
+    "console": "off",
+    "store": "off",
+    "flush_interval_s": 0.01,
+    "grace_s": 0.2,
+}
 _LOGGERS_THAT_HURT: Final = ("opentelemetry.context", "langchain_core.callbacks", "llama_index", "aiobs")
 
 
@@ -38,11 +43,18 @@ class Telemetry:
     def raw(self) -> list[ReadableSpan]:
         """The exported spans in the order in which they started."""
         assert self.recorder.flush(10), "aiobs could not deliver within 10 s"
-        return sorted(self._exporter.get_finished_spans(), key=lambda span: (span.start_time or 0, -(span.end_time or 0)))
+        return sorted(
+            self._exporter.get_finished_spans(),
+            key=lambda span: (span.start_time or 0, -(span.end_time or 0)),
+        )
 
     def raw_of(self, scope: str) -> list[ReadableSpan]:
         """The exported spans of one instrumentation scope."""
-        return [span for span in self.raw() if span.instrumentation_scope and span.instrumentation_scope.name == scope]
+        return [
+            span
+            for span in self.raw()
+            if span.instrumentation_scope and span.instrumentation_scope.name == scope
+        ]
 
     def spans(self) -> list[dict[str, Any]]:
         """The exported spans as plain data: traces and spans are numbered from 1 in the order of their start."""
@@ -58,7 +70,9 @@ class Telemetry:
             AssertionError: If there is none, or more than one.
         """
         found = [span for span in self.spans() if span["name"] == name]
-        assert len(found) == 1, f"{len(found)} spans are named {name!r}; there are {[s['name'] for s in self.spans()]}"
+        assert len(found) == 1, (
+            f"{len(found)} spans are named {name!r}; there are {[s['name'] for s in self.spans()]}"
+        )
         return found[0]
 
     def tree(self) -> str:
@@ -72,7 +86,9 @@ class Telemetry:
                 above = span["parent"] if span["parent"] in known else None
                 if above == parent:
                     outcome = span["attributes"].get(semconv.OUTCOME, "success")
-                    lines.append("  " * depth + span["name"] + ("" if outcome == "success" else f" [{outcome}]"))
+                    lines.append(
+                        "  " * depth + span["name"] + ("" if outcome == "success" else f" [{outcome}]")
+                    )
                     add(span["id"], depth + 1)
 
         add(None, 0)

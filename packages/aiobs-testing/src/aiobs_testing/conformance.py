@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 from aiobs_core import semconv, suppressed
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from aiobs_testing.capture import Telemetry
 from aiobs_testing.driver import Driver
 from aiobs_testing.semconv_check import problems
-
-CANARY = "canary-7f3a9c-secret"
+from aiobs_testing.subject import CANARY, FailingExporter, Subject, current_id, noting, raising
 
 
 class _Missing(Exception):
@@ -57,53 +54,53 @@ class ConformanceSuite:
             request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
 
     @pytest.fixture
-    def subject(self, telemetry: Telemetry) -> Iterator[_Subject]:
-        subject = _Subject(self.driver(), telemetry)
+    def subject(self, telemetry: Telemetry) -> Iterator[Subject]:
+        subject = Subject(self.driver(), telemetry)
         yield subject
         telemetry.wait_until_closed()
         assert problems(telemetry.raw_of(subject.driver.scope)) == []
 
     # --- what is recorded -----------------------------------------------------------------------------------------
 
-    def test_chat(self, subject: _Subject) -> None:
+    def test_chat(self, subject: Subject) -> None:
         subject.observed("chat")("hello")
         (span,) = subject.of_kind("model")
         subject.check_model(span)
         assert span.kind is trace.SpanKind.CLIENT
         assert semconv.TIME_TO_FIRST_CHUNK_S not in (span.attributes or {})
 
-    async def test_achat(self, subject: _Subject) -> None:
+    async def test_achat(self, subject: Subject) -> None:
         await subject.observed("achat")("hello")
         subject.check_model(*subject.of_kind("model"))
 
-    def test_stream(self, subject: _Subject) -> None:
+    def test_stream(self, subject: Subject) -> None:
         assert len(list(subject.observed("stream")("hello"))) >= 3
         (span,) = subject.of_kind("model")
         subject.check_model(span)
         subject.check_first_chunk(span)
 
-    async def test_astream(self, subject: _Subject) -> None:
+    async def test_astream(self, subject: Subject) -> None:
         assert len([chunk async for chunk in subject.observed("astream")("hello")]) >= 3
         (span,) = subject.of_kind("model")
         subject.check_model(span)
         subject.check_first_chunk(span)
 
-    def test_tool(self, subject: _Subject) -> None:
+    def test_tool(self, subject: Subject) -> None:
         result = object()
         subject.observed("tool")("x", lambda: str(id(result)))
         (span,) = subject.of_kind("tool")
         assert span.name == "execute_tool look"
         assert subject.get(span, semconv.GEN_AI_TOOL_NAME) == "look"
 
-    def test_tool_error(self, subject: _Subject) -> None:
+    def test_tool_error(self, subject: Subject) -> None:
         error = ValueError(CANARY)
         with pytest.raises(ValueError, match=CANARY) as caught:
-            subject.observed("tool")("x", _raising(error))
+            subject.observed("tool")("x", raising(error))
         assert caught.value is error
         (span,) = subject.of_kind("tool")
         subject.check_error(span, "ValueError")
 
-    def test_model_error(self, subject: _Subject) -> None:
+    def test_model_error(self, subject: Subject) -> None:
         error = ConnectionError(CANARY)
         with pytest.raises(ConnectionError, match=CANARY) as caught:
             subject.observed("failing_chat")(error)
@@ -111,43 +108,45 @@ class ConformanceSuite:
         (span,) = subject.of_kind("model")
         subject.check_error(span, "ConnectionError")
 
-    def test_retrieve(self, subject: _Subject) -> None:
+    def test_retrieve(self, subject: Subject) -> None:
         subject.observed("retrieve")("query", ["one", "two"])
         (span,) = subject.of_kind("retriever")
         assert subject.get(span, semconv.DOCUMENT_COUNT) == 2
 
-    def test_agent(self, subject: _Subject) -> None:
+    def test_agent(self, subject: Subject) -> None:
         subject.observed("agent")("hello", lambda: "found")
         subject.check_agent()
 
-    async def test_aagent(self, subject: _Subject) -> None:
+    async def test_aagent(self, subject: Subject) -> None:
         await subject.observed("aagent")("hello", lambda: "found")
         subject.check_agent()
 
-    def test_parallel_tools(self, subject: _Subject) -> None:
+    def test_parallel_tools(self, subject: Subject) -> None:
         inside: dict[str, int] = {}
-        subject.observed("parallel_tools")(lambda name: inside.setdefault(name, _current_id()))
+        subject.observed("parallel_tools")(lambda name: inside.setdefault(name, current_id()))
         tools = subject.of_kind("tool")
         assert {subject.id(span) for span in tools} == set(inside.values())
         assert len({subject.trace(span) for span in tools}) == 1
         assert len(inside) == 2
 
-    def test_batch(self, subject: _Subject) -> None:
+    def test_batch(self, subject: Subject) -> None:
         subject.observed("batch")(["a", "b", "c"])
         models = subject.of_kind("model")
         assert len(models) == 3
         assert len({subject.trace(span) for span in models}) == 3
 
-    def test_every_span_names_its_scope_and_framework(self, subject: _Subject) -> None:
+    def test_every_span_names_its_scope_and_framework(self, subject: Subject) -> None:
         subject.observed("chat")("hello")
         for span in subject.spans():
             assert span.instrumentation_scope is not None
             assert span.instrumentation_scope.version
-            assert subject.get(span, semconv.FRAMEWORK) == subject.driver.scope.removeprefix(semconv.SCOPE_PREFIX)
+            assert subject.get(span, semconv.FRAMEWORK) == subject.driver.scope.removeprefix(
+                semconv.SCOPE_PREFIX
+            )
 
     # --- ends that do not come by themselves ----------------------------------------------------------------------
 
-    def test_stream_closed_early(self, subject: _Subject) -> None:
+    def test_stream_closed_early(self, subject: Subject) -> None:
         chunks = subject.observed("stream")("hello")
         next(iter(chunks))
         chunks.close()
@@ -158,7 +157,7 @@ class ConformanceSuite:
         assert span.status.status_code is not trace.StatusCode.ERROR
 
     @pytest.mark.parametrize("how", ["cancel", "wait_for"])
-    async def test_cancelled(self, subject: _Subject, how: str) -> None:
+    async def test_cancelled(self, subject: Subject, how: str) -> None:
         call = subject.observed("slow_achat")
         if how == "cancel":
             task = asyncio.ensure_future(call("hello"))
@@ -178,32 +177,36 @@ class ConformanceSuite:
 
     # --- context --------------------------------------------------------------------------------------------------
 
-    def test_the_tool_is_current_in_its_body(self, subject: _Subject) -> None:
+    def test_the_tool_is_current_in_its_body(self, subject: Subject) -> None:
         inside: list[int] = []
-        subject.observed("tool")("x", _noting(inside))
+        subject.observed("tool")("x", noting(inside))
         assert inside == [subject.id(span) for span in subject.of_kind("tool")]
 
-    async def test_the_tool_is_current_in_its_async_body(self, subject: _Subject) -> None:
+    async def test_the_tool_is_current_in_its_async_body(self, subject: Subject) -> None:
         inside: list[int] = []
-        await subject.observed("atool")("x", _noting(inside))
+        await subject.observed("atool")("x", noting(inside))
         assert inside == [subject.id(span) for span in subject.of_kind("tool")]
 
-    async def test_what_was_current_before_is_current_after(self, subject: _Subject) -> None:
+    async def test_what_was_current_before_is_current_after(self, subject: Subject) -> None:
         subject.observed("chat")("opens the provider")
         tracer = trace.get_tracer("application")
         with tracer.start_as_current_span("request") as request:
             call = subject.observed("achat")
             await call("hello")
-            assert _current_id() == request.get_span_context().span_id
+            assert current_id() == request.get_span_context().span_id
             with tracer.start_as_current_span("after"):
                 pass
         after = subject.named("after")
         assert after.parent is not None
         assert after.parent.span_id == request.get_span_context().span_id
-        observed = [span for span in subject.spans() if subject.trace(span) == request.get_span_context().trace_id]
-        assert any(span.parent is not None and span.parent.span_id == after.parent.span_id for span in observed)
+        observed = [
+            span for span in subject.spans() if subject.trace(span) == request.get_span_context().trace_id
+        ]
+        assert any(
+            span.parent is not None and span.parent.span_id == after.parent.span_id for span in observed
+        )
 
-    def test_threads_are_kept_apart(self, subject: _Subject) -> None:
+    def test_threads_are_kept_apart(self, subject: Subject) -> None:
         call = subject.observed("tool")
         threads = [threading.Thread(target=call, args=(str(n), lambda: "")) for n in range(8)]
         for thread in threads:
@@ -217,14 +220,14 @@ class ConformanceSuite:
     # --- once, or not at all --------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("handlers", ["the same twice", "two instances"])
-    def test_a_run_is_one_span_however_often_it_is_reported(self, subject: _Subject, handlers: str) -> None:
+    def test_a_run_is_one_span_however_often_it_is_reported(self, subject: Subject, handlers: str) -> None:
         call = subject.observed("chat")
         again = subject.driver.handlers[0] if handlers == "the same twice" else subject.driver.make_handler()
         subject.driver.handlers.append(again)
         call("hello")
         assert len(subject.of_kind("model")) == 1
 
-    def test_installed_twice_and_uninstalled(self, subject: _Subject) -> None:
+    def test_installed_twice_and_uninstalled(self, subject: Subject) -> None:
         call = subject.method("chat")
         install, uninstall = subject.method("install"), subject.method("uninstall")
         install()
@@ -237,13 +240,13 @@ class ConformanceSuite:
         call("hello")
         assert len(subject.of_kind("model")) == 1
 
-    def test_suppressed(self, subject: _Subject) -> None:
+    def test_suppressed(self, subject: Subject) -> None:
         call = subject.observed("chat")
         with suppressed():
             call("hello")
         assert subject.spans() == []
 
-    def test_switched_off_while_running(self, subject: _Subject) -> None:
+    def test_switched_off_while_running(self, subject: Subject) -> None:
         call = subject.observed("tool")
         recorder = subject.telemetry.recorder
         on = recorder.settings
@@ -256,17 +259,20 @@ class ConformanceSuite:
 
     # --- never harm -----------------------------------------------------------------------------------------------
 
-    def test_results_are_those_of_an_unobserved_call(self, subject: _Subject) -> None:
+    def test_results_are_those_of_an_unobserved_call(self, subject: Subject) -> None:
         call = subject.method("tool")
         bare = call("x", lambda: "found")
         assert subject.comparable(subject.observed("tool")("x", lambda: "found")) == subject.comparable(bare)
 
-    def test_no_content_leaves(self, subject: _Subject) -> None:
+    def test_no_content_leaves(self, subject: Subject) -> None:
         subject.run_if_there("chat", CANARY)
         subject.run_if_there("retrieve", CANARY, [CANARY, CANARY])
         subject.run_if_there("tool", CANARY, lambda: CANARY)
         subject.run_if_there("agent", CANARY, lambda: CANARY)
-        for method, arguments in (("tool", ("x", _raising(_Missing(CANARY)))), ("failing_chat", (_Missing(CANARY),))):
+        for method, arguments in (
+            ("tool", ("x", raising(_Missing(CANARY)))),
+            ("failing_chat", (_Missing(CANARY),)),
+        ):
             if subject.has(method):
                 with pytest.raises(_Missing):
                     subject.observed(method)(*arguments)
@@ -274,131 +280,11 @@ class ConformanceSuite:
         for span in subject.telemetry.raw():
             assert CANARY not in span.to_json()
 
-    def test_a_failing_exporter_does_not_reach_the_application(self, subject: _Subject) -> None:
+    def test_a_failing_exporter_does_not_reach_the_application(self, subject: Subject) -> None:
         recorder = subject.telemetry.recorder
-        recorder.apply(recorder.settings, exporters=[_Failing()])
+        recorder.apply(recorder.settings, exporters=[FailingExporter()])
         subject.observed("chat")("hello")
         assert not recorder.flush(5)
         assert recorder.health.counts()["spans.dropped"] >= 1
         recorder.apply(recorder.settings, exporters=[])
         subject.telemetry.forgive_warnings()
-
-
-class _Failing(SpanExporter):
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        raise OSError
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        raise OSError
-
-    def shutdown(self) -> None:
-        raise OSError
-
-
-class _Subject:
-    """The driver with a handler, and the spans of its scope."""
-
-    def __init__(self, driver: Driver, telemetry: Telemetry) -> None:
-        self.driver = driver
-        self.telemetry = telemetry
-
-    def has(self, method: str) -> bool:
-        return getattr(self.driver, method, None) is not None
-
-    def method(self, name: str) -> Callable[..., Any]:
-        """The driver's method with nothing observed; skips the test if the framework has none."""
-        found = getattr(self.driver, name, None)
-        if found is None:
-            pytest.skip(f"{type(self.driver).__name__} has no {name}()")
-        self.driver.handlers = []
-        return found  # type: ignore[no-any-return]
-
-    def observed(self, name: str) -> Callable[..., Any]:
-        """The driver's method with a handler; skips the test if the framework has none."""
-        found = self.method(name)
-        self.driver.handlers = [self.driver.make_handler()]
-        return found
-
-    def run_if_there(self, name: str, *arguments: Any) -> None:
-        if self.has(name):
-            self.observed(name)(*arguments)
-
-    def spans(self) -> list[ReadableSpan]:
-        return self.telemetry.raw_of(self.driver.scope)
-
-    def of_kind(self, kind: str) -> list[ReadableSpan]:
-        return [span for span in self.spans() if self.get(span, semconv.SPAN_KIND) == kind]
-
-    def named(self, name: str) -> ReadableSpan:
-        (span,) = [span for span in self.telemetry.raw() if span.name == name]
-        return span
-
-    def get(self, span: ReadableSpan, attribute: str) -> Any:
-        return (span.attributes or {}).get(attribute)
-
-    def id(self, span: ReadableSpan) -> int:
-        assert span.context is not None
-        return int(span.context.span_id)
-
-    def trace(self, span: ReadableSpan) -> int:
-        assert span.context is not None
-        return int(span.context.trace_id)
-
-    def comparable(self, result: Any) -> Any:
-        return result if isinstance(result, (str, int, float, list, dict, type(None))) else str(type(result))
-
-    def check_model(self, *spans: ReadableSpan) -> None:
-        (span,) = spans
-        model = self.driver.model
-        assert span.name in {f"chat {model}", f"text_completion {model}"}
-        assert self.get(span, semconv.GEN_AI_REQUEST_MODEL) == model
-        assert self.get(span, semconv.USAGE_INPUT_TOKENS) == 11
-        assert self.get(span, semconv.GEN_AI_USAGE_OUTPUT_TOKENS) == 7
-        assert self.get(span, semconv.USAGE_SOURCE) == "reported"
-        assert self.get(span, semconv.STAGE) == "model_inference"
-        assert self.get(span, semconv.OUTCOME) == "success"
-
-    def check_first_chunk(self, span: ReadableSpan) -> None:
-        duration_s = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
-        assert 0 < self.get(span, semconv.TIME_TO_FIRST_CHUNK_S) <= duration_s
-        assert self.get(span, semconv.CHUNK_COUNT) >= 3
-
-    def check_error(self, span: ReadableSpan, error_type: str) -> None:
-        assert span.status.status_code is trace.StatusCode.ERROR
-        assert self.get(span, semconv.ERROR_TYPE) == error_type
-        assert self.get(span, semconv.OUTCOME) == "error"
-        assert CANARY not in span.to_json()
-
-    def check_agent(self) -> None:
-        spans = self.spans()
-        (agent,) = self.of_kind("agent")
-        assert agent.name == "invoke_agent helper"
-        assert agent.parent is None
-        assert {self.trace(span) for span in spans} == {self.trace(agent)}
-        assert len(self.of_kind("model")) == 2
-        (tool,) = self.of_kind("tool")
-        parents = {self.id(span): span.parent.span_id if span.parent is not None else None for span in spans}
-        for span in (*self.of_kind("model"), tool):
-            above = parents[self.id(span)]
-            while above != self.id(agent):
-                assert above is not None, f"{span.name} is not under the agent"
-                above = parents[above]
-
-
-def _raising(error: BaseException) -> Callable[[], Any]:
-    def body() -> Any:
-        raise error
-
-    return body
-
-
-def _noting(ids: list[int]) -> Callable[[], str]:
-    def body() -> str:
-        ids.append(_current_id())
-        return ""
-
-    return body
-
-
-def _current_id() -> int:
-    return int(trace.get_current_span().get_span_context().span_id)

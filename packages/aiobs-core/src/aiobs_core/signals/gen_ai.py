@@ -105,7 +105,9 @@ class Dialect:
             self._add_usage(outcome.usage, attributes)
         if span.first_chunk_ns and self._new:
             attributes[semconv.GEN_AI_REQUEST_STREAM] = True
-            attributes[semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = (span.first_chunk_ns - span.start_ns) / 1e9
+            attributes[semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = (
+                span.first_chunk_ns - span.start_ns
+            ) / 1e9
 
     def _add_params(self, operation: Operation, attributes: dict[str, Any]) -> None:
         # An allow-list of names *and* types: an application can bind any object under any of these names.

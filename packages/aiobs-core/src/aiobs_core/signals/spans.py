@@ -207,4 +207,3 @@ def _text(value: str) -> str:
     if not value.isascii():
         value = value.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be encoded
     return value
-
