@@ -12,9 +12,9 @@ import os
 import sys
 import traceback
 
-import aiobs_core
-
 from benchmarks.scenarios import SCENARIOS, CountingExporter, listen
+
+import aiobs_core
 
 _WARM_UP_CALLS = 8
 _FLUSH_S = 120.0
@@ -54,7 +54,7 @@ def _fork(scenario: str, variant: str) -> int:
     try:
         count(scenario, variant)
         os._exit(0)
-    except BaseException:  # noqa: BLE001 (the child must not go on as a second parent)
+    except BaseException:
         traceback.print_exc()
         os._exit(1)
 

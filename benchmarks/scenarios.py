@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import aiobs_core
-from aiobs_langchain import AiObsCallbackHandler
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
@@ -23,6 +21,9 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel,
 from langchain_core.tools import tool
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+import aiobs_core
+from aiobs_langchain import AiObsCallbackHandler
 
 CHUNKS: Final = 200
 TOOL_CALLS: Final = 5

@@ -18,7 +18,6 @@ from langchain_core.callbacks import BaseCallbackHandler
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import Status, StatusCode, set_span_in_context
-
 from scenarios import Subject
 
 

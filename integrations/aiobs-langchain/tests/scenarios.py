@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from aiobs_core import configure, get_recorder
-from aiobs_langchain import AiObsCallbackHandler
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
@@ -19,6 +17,9 @@ from langchain_core.version import VERSION
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from aiobs_core import configure, get_recorder
+from aiobs_langchain import AiObsCallbackHandler
 
 CORE = tuple(int(part) for part in VERSION.split(".")[:2])
 SCOPE = "aiobs.langchain"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from aiobs_langchain import AiObsCallbackHandler, LangChainInstrumentor
-from aiobs_testing import ConformanceSuite, Driver
 from langchain.agents import create_agent
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.tools import StructuredTool
 from langchain_fakes import FakeChat, FakeRetriever, SlowChat, tool_calls
+
+from aiobs_langchain import AiObsCallbackHandler, LangChainInstrumentor
+from aiobs_testing import ConformanceSuite, Driver
 
 
 class LangChainDriver(Driver):

@@ -15,15 +15,14 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 from langchain_core.tools import StructuredTool, tool
+from langchain_fakes import IDENTITY, FakeChat, FakeRetriever, add
 from langgraph.graph import START, StateGraph
+from naive import fails_with_naive
 from opentelemetry import baggage, context, trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.propagate import extract, inject
-from typing_extensions import TypedDict
-
-from langchain_fakes import IDENTITY, FakeChat, FakeRetriever, add
-from naive import fails_with_naive
 from scenarios import every, is_child, kind, names, one, parent_id, parent_of, path, roots, traces
+from typing_extensions import TypedDict
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -13,15 +13,14 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import StructuredTool, ToolException, tool
+from langchain_fakes import IDENTITY, FakeChat, add, tool_calls
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphRecursionError
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
-from typing_extensions import TypedDict
-
-from langchain_fakes import IDENTITY, FakeChat, add, tool_calls
 from naive import fails_with_naive
 from scenarios import CORE, every, is_child, is_error, kind, names, one, outcome, parent_of, roots, traces
+from typing_extensions import TypedDict
 
 
 class State(TypedDict):

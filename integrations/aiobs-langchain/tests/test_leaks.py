@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiobs_core import configure, get_recorder
-from aiobs_langchain import AiObsCallbackHandler
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
 from langchain_fakes import IDENTITY, FakeChat, SlowChat, aadd, add
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from scenarios import until
+
+from aiobs_core import configure, get_recorder
+from aiobs_langchain import AiObsCallbackHandler
 
 
 class Counting(SpanExporter):

@@ -15,11 +15,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_fakes import FakeChat, FakeRetriever, SlowChat, aadd, add
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
-from typing_extensions import TypedDict
-
-from langchain_fakes import IDENTITY, FakeChat, FakeRetriever, SlowChat, aadd, add
 from naive import fails_with_naive
 from scenarios import (
     AiobsSubject,
@@ -36,6 +34,7 @@ from scenarios import (
     traces,
     until,
 )
+from typing_extensions import TypedDict
 
 
 def outcomes(spans: Any) -> set[Any]:

@@ -13,25 +13,25 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from aiobs_core import configure, flush, shutdown, using_attributes
-from aiobs_langchain import AiObsCallbackHandler
-from aiobs_testing.receiver import OtlpReceiver
 from langchain.agents import create_agent
 from langchain_core.callbacks import adispatch_custom_event
 from langchain_core.documents import Document
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import StructuredTool, ToolException
+from langchain_fakes import FakeChat, FakeLLM, FakeRetriever, tool_calls
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
+from naive import NamedNaiveHandler
 from opentelemetry import trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from pydantic import SecretStr
 from typing_extensions import TypedDict
 
-from langchain_fakes import FakeChat, FakeLLM, FakeRetriever, tool_calls
-from naive import NamedNaiveHandler
+from aiobs_core import configure, flush, shutdown, using_attributes
+from aiobs_langchain import AiObsCallbackHandler
+from aiobs_testing.receiver import OtlpReceiver
 
 
 class Secrets:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import threading
 from contextvars import ContextVar
 from operator import add as concatenate
@@ -12,22 +11,17 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import pytest
-from aiobs_core import span as aiobs_span
-from aiobs_langchain import AiObsCallbackHandler, LangChainInstrumentor
 from langchain_core.caches import InMemoryCache
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import tool
 from langchain_core.tracers import context as langchain_context
+from langchain_fakes import IDENTITY, FakeChat, FakeRetriever, SlowChat
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
-from typing_extensions import TypedDict
-
-from langchain_fakes import IDENTITY, FakeChat, FakeRetriever, SlowChat, add
 from naive import NaiveHandler, fails_with_naive
 from scenarios import (
     CORE,
@@ -42,8 +36,11 @@ from scenarios import (
     path,
     roots,
     traces,
-    until,
 )
+from typing_extensions import TypedDict
+
+from aiobs_core import span as aiobs_span
+from aiobs_langchain import LangChainInstrumentor
 
 
 class State(TypedDict):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Generator, Iterator
 
-import aiobs_core
 import pytest
-from aiobs_core import Kind, Stage, observe, semconv, span
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import aiobs_core
+from aiobs_core import Kind, Stage, observe, semconv, span
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from aiobs_core._health import Health
 from aiobs_core.store.reader import open_store
 from aiobs_testing.receiver import OtlpReceiver
@@ -133,6 +135,7 @@ stop = threading.Event()
 def busy():
     while not stop.is_set():
         run("busy")
+        time.sleep(0.001)
 threads = [threading.Thread(target=busy) for _ in range(4)]
 for thread in threads:
     thread.start()
@@ -224,7 +227,7 @@ def test_a_script_that_fails_loses_nothing_at_its_exit(tmp_path):
         env=environment(AIOBS_STORE=str(tmp_path / "store"), AIOBS_CONSOLE="off"),
     )
     assert (done.returncode, done.stderr) == (3, "")
-    with open_store(tmp_path / "store", health=Health()) as store:
+    with closing(open_store(tmp_path / "store", health=Health())) as store:
         assert [run.name.split()[-1] for run in store.runs()] == ["first"]
 
 
@@ -248,6 +251,7 @@ next(kept)
 def busy():
     while True:
         run("busy")
+        time.sleep(0.001)
 threading.Thread(target=busy, daemon=True).start()
 time.sleep(0.1)
 """,
@@ -264,7 +268,7 @@ sys.last_of_all = Last()
     ids=["exit handler", "generator", "thread", "finaliser", "open run"],
 )
 def test_a_run_that_ends_while_the_interpreter_shuts_down_does_not_raise(lines, last_act):
-    execute("import atexit\n" + last_act.replace("atexit.register", "atexit.register") + "\nto_lines()\nrun('first')\n", lines)
+    execute(f"import atexit\n{last_act}\nto_lines()\nrun('first')\n", lines, AIOBS_STORE="off")
     counts = exported(lines)
     assert counts["first"] == 1
     if "forever" in last_act:
@@ -297,7 +301,7 @@ for number in range(100_000):
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     process.wait(10)
     process.stdout.close()
-    with open_store(tmp_path, health=Health()) as store:
+    with closing(open_store(tmp_path, health=Health())) as store:
         stored = {run.name.split()[-1] for run in store.runs(limit=100_000)}
     due = [f"run-{number}" for number, ended in acknowledged if killed - ended > flush_interval_s + slack_s]
     assert len(due) > 300

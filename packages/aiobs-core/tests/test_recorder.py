@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Settings, Usage, semconv, suppressed
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Settings, Usage, semconv, suppressed
 
 
 class Recording:

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, Usage, semconv
-from aiobs_core.signals.ai_agent import host_and_port
-from aiobs_core.signals.spans import clean
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, Usage, semconv
+from aiobs_core.signals.ai_agent import host_and_port
+from aiobs_core.signals.spans import clean
 
 USAGE = Usage(input_tokens=10, output_tokens=5, cache_read_tokens=4, cache_write_tokens=2, reasoning_tokens=3)
 
@@ -133,7 +134,7 @@ def test_clean_is_total_idempotent_and_encodable(attributes: dict[str, Any]) -> 
     json.dumps(once, allow_nan=False).encode()
     assert all(len(value) <= 4_096 for value in once.values() if isinstance(value, str))
     span = rendered(Operation(kind=Kind.CHAIN, name="n"))
-    span._attributes = once  # noqa: SLF001
+    span._attributes = once
     if all(_encodable(key) for key in once):
         encode_spans([span]).SerializeToString()
 

@@ -7,9 +7,10 @@ import logging
 from pathlib import Path
 
 import pytest
-from aiobs_core import Settings, SettingsError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from aiobs_core import Settings, SettingsError
 
 
 def test_precedence_is_argument_then_environment_then_file_then_default(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_settings_are_immutable_and_each_field_is_documented() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.console = "tree"  # type: ignore[misc]
     for item in dataclasses.fields(Settings):
-        assert item.metadata["help"].endswith(("."))
+        assert item.metadata["help"].endswith(".")
         assert item.metadata["variables"]
 
 

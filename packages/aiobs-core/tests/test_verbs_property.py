@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from aiobs_core import Kind, Operation, Outcome, Recorder, Settings
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from aiobs_core import Kind, Operation, Outcome, Recorder, Settings
 
 KEYS = st.integers(0, 7)
 

@@ -9,8 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from aiobs_testing import ConformanceSuite
 from toy import ToyDriver
+
+from aiobs_testing import ConformanceSuite
 
 pytest_plugins = ["pytester"]
 

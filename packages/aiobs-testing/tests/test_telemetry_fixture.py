@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 
 import pytest
+from inline_snapshot import snapshot
+
 from aiobs_core import span, using_attributes
 from aiobs_testing import Telemetry
-from inline_snapshot import snapshot
 
 pytest_plugins = ["pytester"]
 

@@ -12,15 +12,15 @@ from types import FrameType
 from typing import Any, Final
 from uuid import UUID
 
-from aiobs_core import Outcome, RunStatus, get_recorder, semconv
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
+from aiobs_core import Outcome, RunStatus, get_recorder, semconv
 from aiobs_langchain import _outcome as outcome
-from aiobs_langchain._overlap import report_overlaps
 from aiobs_langchain._operation import chain, chat_model, retriever, text_model, tool
+from aiobs_langchain._overlap import report_overlaps
 
 SCOPE: Final = "aiobs.langchain"
 _TOOL_RETURNED_ERROR: Final = Outcome(status=RunStatus.ERROR, error_type="tool_error")

@@ -99,7 +99,7 @@ def text_model(
     return _model("text_completion", serialized, tags, metadata, kwargs, counts)
 
 
-def _model(
+def _model(  # noqa: PLR0917 (the event's own arguments)
     action: str,
     serialized: Serialized,
     tags: Tags,
@@ -141,13 +141,13 @@ def _model(
     )
 
 
-def chain(
+def chain(  # noqa: PLR0917 (bound with `partial` on the hot path)
     serialized: Serialized,
     name: str | None,
     run_type: str | None,
     tags: Tags,
     metadata: Metadata,
-    resumes: bool,  # noqa: FBT001 (bound positionally by the handler)
+    resumes: bool,
 ) -> Operation:
     """`on_chain_start`: chains, prompts, parsers, graphs, their nodes, and agents."""
     metadata = metadata or {}

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Final
 
 from aiobs_core import Outcome, RunStatus, Usage, semconv
-
 from aiobs_langchain._operation import first_text, text_size
 
 _FINISH_KEYS: Final = ("finish_reason", "stop_reason", "done_reason", "stopReason")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from aiobs_core import get_recorder
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # untyped module
+
+from aiobs_core import get_recorder
 
 _INSTRUMENTORS: Final = {  # module: name to tell
     "openinference.instrumentation.langchain": "OpenInference's LangChainInstrumentor",

@@ -98,7 +98,7 @@ def suppressed() -> Iterator[None]:
 
     Other instrumentations that honour the key stay silent, too.
     """
-    token = attach(set_value(SUPPRESS_KEY, True))  # noqa: FBT003 (OpenTelemetry's signature)
+    token = attach(set_value(SUPPRESS_KEY, True))
     try:
         yield
     finally:

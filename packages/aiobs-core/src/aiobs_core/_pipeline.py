@@ -211,7 +211,7 @@ class Pipeline:
     # --- on the worker --------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        attach(set_value(SUPPRESS_KEY, True))  # noqa: FBT003  our own I/O is not the application's
+        attach(set_value(SUPPRESS_KEY, True))
         process, arrivals = os.getpid(), self._queue
         next_call_ns = 0
         while os.getpid() == process and arrivals is self._queue:
@@ -235,7 +235,7 @@ class Pipeline:
         now_ns = time.perf_counter_ns()
         try:
             return self._housekeeping(ended, now_ns)
-        except Exception as error:  # the worker must live on
+        except Exception as error:  # noqa: BLE001 (the worker must live on; counted, warned once)
             self._health.problem(
                 "housekeeping", f"aiobs: closing stale runs failed ({type(error).__name__}: {error})."
             )
@@ -281,7 +281,7 @@ class Pipeline:
             if isinstance(item, AgentSpan):
                 try:
                     run = read(item)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 (one run must not lose the batch; counted)
                     self._health.problem(
                         "read", f"aiobs: a run could not be read ({type(error).__name__}).", lost=1
                     )

@@ -51,7 +51,7 @@ def configure(
         >>> recorder.settings.console
         'off'
     """
-    global _recorder  # noqa: PLW0603 (one per process is the point)
+    global _recorder
     loaded = Settings.load(None, settings, strict=strict)
     with _lock:
         if _recorder is None:
@@ -76,7 +76,7 @@ def shutdown(timeout_s: float | None = None) -> bool:
 
 
 def _after_fork_in_child() -> None:
-    global _lock  # noqa: PLW0603 (the parent may have held it)
+    global _lock
     _lock = threading.Lock()
     if _recorder is not None:
         _recorder.after_fork_in_child()

@@ -283,23 +283,23 @@ class Recorder:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _start(  # noqa: PLR0913, PLR0917 (the one caller spreads the public arguments)
+    def _start(  # noqa: PLR0917 (the one caller spreads the public arguments)
         self,
         key: Hashable,
         operation: OperationSource | None,
         parent: Hashable | None,
         scope: str,
-        plumbing: bool,  # noqa: FBT001
+        plumbing: bool,
         lifetime: object,
-        make_current: bool,  # noqa: FBT001
-        adopts: bool,  # noqa: FBT001
+        make_current: bool,
+        adopts: bool,
         frame_id: int,
     ) -> AgentSpan | None:
         runs = self._runs
         if (known := runs.get(key)) is not None:
             return known if type(known) is AgentSpan else None
         context = get_current()
-        if SUPPRESS_KEY in context and context[SUPPRESS_KEY]:
+        if context.get(SUPPRESS_KEY):
             return None
         if not self._pipeline.is_open:
             self._open()

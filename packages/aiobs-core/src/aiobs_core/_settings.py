@@ -245,16 +245,14 @@ class Settings:
         problems: list[str] = []
         known = {item.name: item for item in fields(cls)}
         from_file = _read_file(environ.get(CONFIG_FILE_VARIABLE, ""), known, problems)
-        for name in overrides.keys() - known.keys():
-            problems.append(f"{name}: no such setting (argument); accepted: {', '.join(known)}; ignoring it.")
+        problems.extend(_unknown(overrides, known, "argument"))
         values: dict[str, Any] = {}
         for name, item in known.items():
             candidates: list[tuple[object, str, str]] = []
             if overrides.get(name) is not None:
                 candidates.append((overrides[name], name, "argument"))
-            for variable in item.metadata["variables"]:
-                if environ.get(variable, "").strip():
-                    candidates.append((environ[variable], variable, "environment"))
+            variables = [each for each in item.metadata["variables"] if environ.get(each, "").strip()]
+            candidates.extend((environ[variable], variable, "environment") for variable in variables)
             if name in from_file:
                 candidates.append((from_file[name], name, environ[CONFIG_FILE_VARIABLE]))
             values[name] = _first_valid(candidates, item.metadata["parse"], item.default, problems)
@@ -300,9 +298,16 @@ def _read_file(path: str, known: Mapping[str, object], problems: list[str]) -> M
     if not isinstance(section, dict):
         problems.append(f"{CONFIG_FILE_VARIABLE}: expected a table [aiobs] in {path!r}; ignoring the file.")
         return {}
-    for name in section.keys() - known.keys():
-        problems.append(f"{name}: no such setting ({path}); accepted: {', '.join(known)}; ignoring it.")
+    problems.extend(_unknown(section, known, path))
     return section
+
+
+def _unknown(given: Mapping[str, object], known: Mapping[str, object], source: str) -> list[str]:
+    accepted = ", ".join(known)
+    return [
+        f"{name}: no such setting ({source}); accepted: {accepted}; ignoring it."
+        for name in sorted(given.keys() - known.keys())
+    ]
 
 
 _warned: set[str] = set()

@@ -41,7 +41,7 @@ _MAX_ATTRIBUTES: Final = 128
 _MAX_LINKS: Final = 128
 
 # Not `random`'s shared generator: an application that seeds it would make the same ids again in each process.
-_ids = random.Random()  # noqa: S311 (ids, not secrets)
+_ids = random.Random()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ids.seed)
 
@@ -272,7 +272,7 @@ class AgentSpan(Span):
         exception: BaseException,
         attributes: Mapping[str, AnyValue] | None = None,
         timestamp: int | None = None,
-        escaped: bool = False,  # noqa: FBT001, FBT002 (OpenTelemetry's signature)
+        escaped: bool = False,
     ) -> None:
         """Record the exception's class; its message and stack trace stay in the process."""
         if self.end_ns:

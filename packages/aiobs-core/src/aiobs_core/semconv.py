@@ -73,30 +73,46 @@ def _event(name: str, brief: str) -> str:
 # --- ai.agent.*: what a run was -----------------------------------------------------------------------------
 SPAN_KIND = _own("ai.agent.span.kind", "string", "What ran: workflow, agent, model, tool, retriever, …")
 STAGE = _own("ai.agent.stage", "string", "Part of the request: pre_process, model_inference, external_api, …")
-OUTCOME = _own("ai.agent.outcome", "string", "How it ended: success, error, cancelled, abandoned, interrupted, …")
+OUTCOME = _own(
+    "ai.agent.outcome", "string", "How it ended: success, error, cancelled, abandoned, interrupted, …"
+)
 FRAMEWORK = _own("ai.agent.framework", "string", "Framework the run was observed in, such as langchain")
 AGENT_NAME = _own("ai.agent.name", "string", "Name of the agent that ran, or that the run belongs to")
-REQUEST_ID = _own("ai.agent.request.id", "string", "Id of the whole request, as given by the application")
+REQUEST_ID = _own(
+    "ai.agent.request.id",
+    "string",
+    "Id of the whole request: the application's, else the trace id (on the root only)",
+)
 SESSION_ID = _own("ai.agent.session.id", "string", "Id of the conversation or session")
 TAGS = _own("ai.agent.tags", "string[]", "Tags set by using_attributes()")
 PROMPT_NAME = _own("ai.agent.prompt.name", "string", "Name of the prompt in the application's registry")
 PROMPT_VERSION = _own("ai.agent.prompt.version", "string", "Version of that prompt")
-METADATA_PREFIX: Final = _own("ai.agent.metadata", "string", "Prefix: one attribute per allow-listed metadata key")
+METADATA_PREFIX: Final = _own(
+    "ai.agent.metadata", "string", "Prefix: one attribute per allow-listed metadata key"
+)
 GRAPH_NODE = _own("ai.agent.graph.node", "string", "Node of the graph that ran")
 GRAPH_STEP = _own("ai.agent.graph.step", "int", "Step of the graph in which the node ran")
 RETRY_ATTEMPT = _own("ai.agent.retry.attempt", "int", "Attempt number of a retried operation, from 1")
-RESUME_WAIT_S = _own("ai.agent.resume.wait_s", "double", "Time a paused run waited before it was resumed", "s")
+RESUME_WAIT_S = _own(
+    "ai.agent.resume.wait_s", "double", "Time a paused run waited before it was resumed", "s"
+)
 INTERRUPT_ID = _own("ai.agent.interrupt.id", "string", "Id of the interrupt that paused the run")
 LINK_REASON = _own("ai.agent.link.reason", "string", "Why a span link exists: resume")
-TELEMETRY_ERROR = _own("ai.agent.telemetry.error", "string", "aiobs could not read this run fully: the error's type")
+TELEMETRY_ERROR = _own(
+    "ai.agent.telemetry.error", "string", "aiobs could not read this run fully: the error's type"
+)
 
 # --- ai.agent.*: model calls --------------------------------------------------------------------------------
-PROVIDER_NAME = _own("ai.agent.provider.name", "string", "Who serves the model: openai, anthropic, aws.bedrock, …")
+PROVIDER_NAME = _own(
+    "ai.agent.provider.name", "string", "Who serves the model: openai, anthropic, aws.bedrock, …"
+)
 MODEL_NAME = _own("ai.agent.model.name", "string", "Model that was asked for")
 MODEL_VERSION = _own("ai.agent.model.version", "string", "Model that answered, as the provider names it")
 MODEL_TEMPERATURE = _own("ai.agent.model.temperature", "double", "Sampling temperature")
 MODEL_MAX_TOKENS = _own("ai.agent.model.max_tokens", "int", "Limit of output tokens", "{token}")
-USAGE_INPUT_TOKENS = _own("ai.agent.usage.input_tokens", "int", "Input tokens, cached ones included", "{token}")
+USAGE_INPUT_TOKENS = _own(
+    "ai.agent.usage.input_tokens", "int", "Input tokens, cached ones included", "{token}"
+)
 USAGE_OUTPUT_TOKENS = _own(
     "ai.agent.usage.output_tokens", "int", "Output tokens, reasoning included", "{token}"
 )
@@ -109,8 +125,12 @@ USAGE_CACHE_WRITE_TOKENS = _own(
 USAGE_REASONING_TOKENS = _own(
     "ai.agent.usage.reasoning_tokens", "int", "Output tokens spent on reasoning", "{token}"
 )
-USAGE_AUDIO_INPUT_TOKENS = _own("ai.agent.usage.audio_input_tokens", "int", "Input tokens of audio", "{token}")
-USAGE_AUDIO_OUTPUT_TOKENS = _own("ai.agent.usage.audio_output_tokens", "int", "Output tokens of audio", "{token}")
+USAGE_AUDIO_INPUT_TOKENS = _own(
+    "ai.agent.usage.audio_input_tokens", "int", "Input tokens of audio", "{token}"
+)
+USAGE_AUDIO_OUTPUT_TOKENS = _own(
+    "ai.agent.usage.audio_output_tokens", "int", "Output tokens of audio", "{token}"
+)
 USAGE_SOURCE = _own("ai.agent.usage.source", "string", "reported, estimated, missing or cache_hit")
 TIME_TO_FIRST_CHUNK_S = _own("ai.agent.time_to_first_chunk_s", "double", "Start to first streamed chunk", "s")
 CHUNK_COUNT = _own("ai.agent.chunk.count", "int", "Streamed chunks received", "{chunk}")
@@ -119,13 +139,19 @@ CHUNK_COUNT = _own("ai.agent.chunk.count", "int", "Streamed chunks received", "{
 INPUT_MESSAGE_COUNT = _own("ai.agent.input.message_count", "int", "Messages sent to the model", "{message}")
 INPUT_SIZE_CHARS = _own("ai.agent.input.size_chars", "int", "Characters of text sent", "{character}")
 OUTPUT_SIZE_CHARS = _own("ai.agent.output.size_chars", "int", "Characters of text received", "{character}")
-OUTPUT_TOOL_CALL_COUNT = _own("ai.agent.output.tool_call_count", "int", "Tool calls the model asked for", "{call}")
+OUTPUT_TOOL_CALL_COUNT = _own(
+    "ai.agent.output.tool_call_count", "int", "Tool calls the model asked for", "{call}"
+)
 DOCUMENT_COUNT = _own("ai.agent.retrieval.document_count", "int", "Documents returned", "{document}")
 
 # --- ai.agent.*: calls to the outside -----------------------------------------------------------------------
 API_NAME = _own("ai.agent.api.name", "string", "Tool or API that was called")
-ENDPOINT = _own("ai.agent.endpoint", "string", "Host and port of the endpoint; never path, query or credentials")
-STATUS_CODE = _own("ai.agent.status_code", "int", "HTTP status of the failed call, as its exception carries it")
+ENDPOINT = _own(
+    "ai.agent.endpoint", "string", "Host and port of the endpoint; never path, query or credentials"
+)
+STATUS_CODE = _own(
+    "ai.agent.status_code", "int", "HTTP status of the failed call, as its exception carries it"
+)
 
 # --- gen_ai.* -----------------------------------------------------------------------------------------------
 GEN_AI_OPERATION_NAME = _gen_ai("gen_ai.operation.name", "string", "chat, execute_tool, invoke_agent, …")
@@ -139,7 +165,9 @@ GEN_AI_REQUEST_FREQUENCY_PENALTY = _gen_ai("gen_ai.request.frequency_penalty", "
 GEN_AI_REQUEST_PRESENCE_PENALTY = _gen_ai("gen_ai.request.presence_penalty", "double", "Presence penalty")
 GEN_AI_REQUEST_SEED = _gen_ai("gen_ai.request.seed", "int", "Seed")
 GEN_AI_REQUEST_CHOICE_COUNT = _gen_ai("gen_ai.request.choice.count", "int", "Choices asked for, if not 1")
-GEN_AI_REQUEST_STREAM = _gen_ai("gen_ai.request.stream", "boolean", "Whether chunks were streamed", None, "latest")
+GEN_AI_REQUEST_STREAM = _gen_ai(
+    "gen_ai.request.stream", "boolean", "Whether chunks were streamed", None, "latest"
+)
 GEN_AI_REQUEST_REASONING_LEVEL = _gen_ai(
     "gen_ai.request.reasoning.level", "string", "Reasoning effort asked for", None, "latest"
 )
@@ -149,7 +177,9 @@ GEN_AI_RESPONSE_FINISH_REASONS = _gen_ai("gen_ai.response.finish_reasons", "stri
 GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK = _gen_ai(
     "gen_ai.response.time_to_first_chunk", "double", "Time to first chunk", "s", "latest"
 )
-GEN_AI_USAGE_INPUT_TOKENS = _gen_ai("gen_ai.usage.input_tokens", "int", "Input tokens, cached included", "{token}")
+GEN_AI_USAGE_INPUT_TOKENS = _gen_ai(
+    "gen_ai.usage.input_tokens", "int", "Input tokens, cached included", "{token}"
+)
 GEN_AI_USAGE_OUTPUT_TOKENS = _gen_ai("gen_ai.usage.output_tokens", "int", "Output tokens", "{token}")
 GEN_AI_USAGE_CACHE_READ = _gen_ai(
     "gen_ai.usage.cache_read.input_tokens", "int", "Input tokens read from a cache", "{token}"
@@ -177,7 +207,9 @@ GEN_AI_PROMPT_NAME = _gen_ai("gen_ai.prompt.name", "string", "Prompt")
 ERROR_TYPE = _otel("error.type", "string", "Class of the error; never its message")
 SERVER_ADDRESS = _otel("server.address", "string", "Host of the endpoint")
 SERVER_PORT = _otel("server.port", "int", "Port of the endpoint")
-EXCEPTION_TYPE = _otel("exception.type", "string", "Class of a recorded exception; never its message or stack")
+EXCEPTION_TYPE = _otel(
+    "exception.type", "string", "Class of a recorded exception; never its message or stack"
+)
 
 # --- OpenInference (AIOBS_DIALECTS=openinference) --------------------------------------------------------------
 OI_SPAN_KIND = _openinference("openinference.span.kind", "string", "LLM, TOOL, CHAIN, AGENT, RETRIEVER, …")
@@ -186,7 +218,9 @@ OI_LLM_PROVIDER = _openinference("llm.provider", "string", "Provider")
 OI_TOKENS_PROMPT = _openinference("llm.token_count.prompt", "int", "Input tokens")
 OI_TOKENS_COMPLETION = _openinference("llm.token_count.completion", "int", "Output tokens")
 OI_TOKENS_TOTAL = _openinference("llm.token_count.total", "int", "Input and output tokens")
-OI_TOKENS_CACHE_READ = _openinference("llm.token_count.prompt_details.cache_read", "int", "Cached input tokens")
+OI_TOKENS_CACHE_READ = _openinference(
+    "llm.token_count.prompt_details.cache_read", "int", "Cached input tokens"
+)
 OI_TOKENS_CACHE_WRITE = _openinference(
     "llm.token_count.prompt_details.cache_write", "int", "Input tokens written to a cache"
 )
@@ -206,7 +240,9 @@ EVENT_INTERRUPT = _event("ai.agent.interrupt", "A graph paused and waits for a p
 EVENT_RESUME = _event("ai.agent.resume", "A paused graph goes on")
 EVENT_HANDOFF = _event("ai.agent.handoff", "Control went to another agent or graph")
 EVENT_RETRY = _event("ai.agent.retry", "The framework is about to try again")
-EVENT_CUSTOM_PREFIX: Final = _event("ai.agent.custom", "Prefix: an event the application dispatched, by its name")
+EVENT_CUSTOM_PREFIX: Final = _event(
+    "ai.agent.custom", "Prefix: an event the application dispatched, by its name"
+)
 EVENT_EXCEPTION = _event("exception", "An exception was recorded on the span: its type only")
 
 GEN_AI_OPERATIONS: Final = {

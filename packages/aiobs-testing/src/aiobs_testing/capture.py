@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from aiobs_core import Recorder, Settings, get_recorder, semconv
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from aiobs_core import Recorder, Settings, get_recorder, semconv
 
 QUICK: Final[Mapping[str, object]] = {
     "console": "off",

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
-from aiobs_core import semconv, suppressed
 from opentelemetry import trace
 
+from aiobs_core import semconv, suppressed
 from aiobs_testing.capture import Telemetry
 from aiobs_testing.driver import Driver
 from aiobs_testing.semconv_check import problems

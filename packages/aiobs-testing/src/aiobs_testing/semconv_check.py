@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from aiobs_core import semconv
 from opentelemetry.sdk.trace import ReadableSpan
+
+from aiobs_core import semconv
 
 _TYPES: Final = {"string": str, "int": int, "double": float, "boolean": bool}
 _EVENT_PREFIXES: Final = (semconv.EVENT_CUSTOM_PREFIX,)

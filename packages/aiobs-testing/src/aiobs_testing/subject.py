@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
-from aiobs_core import semconv
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from aiobs_core import semconv
 from aiobs_testing.capture import Telemetry
 from aiobs_testing.driver import Driver
 
@@ -18,10 +18,10 @@ CANARY: Final = "canary-7f3a9c-secret"
 
 
 class FailingExporter(SpanExporter):
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 (the interface's name)
         raise OSError
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 (as above)
         raise OSError
 
     def shutdown(self) -> None:

@@ -114,7 +114,9 @@ class Destinations:
         for exporter in self._exporters:
             left_ms = max(1, int((deadline - time.monotonic()) * 1_000))
             try:
-                results.append(exporter.force_flush(left_ms) is not False)  # None: inherited, nothing to flush
+                results.append(
+                    exporter.force_flush(left_ms) is not False
+                )  # None: inherited, nothing to flush
             except Exception as error:  # noqa: BLE001 (as in deliver)
                 self._failed("flush", exporter, error)
                 results.append(False)
@@ -145,7 +147,9 @@ class _OwnProvider(TracerProvider):
     """The provider that aiobs makes where the application has none."""
 
     def __init__(self) -> None:
-        super().__init__(shutdown_on_exit=False)  # aiobs' own exit handler flushes; it has no exporter of its own
+        super().__init__(
+            shutdown_on_exit=False
+        )  # aiobs' own exit handler flushes; it has no exporter of its own
         self.foreign_spans = _ForeignSpans()
         self.add_span_processor(self.foreign_spans)
 
@@ -172,7 +176,8 @@ def _standard(settings: Settings, health: Health, *, app_owned: bool) -> list[Sp
         exporters.append(_otlp(settings, health))
     folder: Path | None = None
     if settings.store != "auto" or not (sends or app_owned):
-        folder = store_folder(settings.store, cwd=Path.cwd(), environ=os.environ)
+        # Where the user's data folder is, is a convention of the platform, not a setting of aiobs.
+        folder = store_folder(settings.store, cwd=Path.cwd(), environ=os.environ)  # noqa: TID251
     if folder is not None:
         exporters.append(StoreExporter(folder, health=health))
     mode = "tree" if "console" in settings.traces_exporter else settings.console

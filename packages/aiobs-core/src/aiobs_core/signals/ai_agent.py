@@ -127,6 +127,6 @@ def host_and_port(endpoint: str) -> tuple[str, int | None] | None:
         found = (parts.hostname, parts.port) if parts.hostname else None
     except ValueError:
         found = None
-    if len(_endpoints) < 1_024:  # noqa: PLR2004 (applications have a handful of endpoints)
+    if len(_endpoints) < 1_024:
         _endpoints[endpoint] = found
     return found
