@@ -71,9 +71,13 @@ class ScriptedModel(BaseChatModel):
         return self
 
 
-def _answer(text: str, **more: Any) -> AIMessage:
+def answer(text: str, **more: Any) -> AIMessage:
     metadata = {"model_name": f"{_MODEL}-2026-01-01", "finish_reason": "stop", "id": "chatcmpl-1"}
     return AIMessage(content=text, usage_metadata=_USAGE, response_metadata=metadata, **more)
+
+
+def _model(said: AIMessage) -> ScriptedModel:
+    return ScriptedModel(answers=itertools.repeat(said))
 
 
 class _TenDocuments(BaseRetriever):
@@ -89,7 +93,7 @@ def look_up(order: str) -> str:
 
 def _chain() -> Runnable[Any, Any]:
     prompt = ChatPromptTemplate.from_messages([("system", "Answer briefly."), ("human", "{question}")])
-    return prompt | ScriptedModel(answers=itertools.repeat(_answer("Seoul"))) | StrOutputParser()
+    return prompt | _model(answer("Seoul")) | StrOutputParser()
 
 
 def _rag() -> Runnable[Any, Any]:
@@ -98,9 +102,8 @@ def _rag() -> Runnable[Any, Any]:
 
     prompt = ChatPromptTemplate.from_template("Context: {context}\nQuestion: {question}")
     found = _TenDocuments() | RunnableLambda(joined)
-    model = ScriptedModel(answers=itertools.repeat(_answer("Shipped.")))
     sides = RunnableParallel(context=found, question=RunnablePassthrough())
-    return sides | prompt | model | StrOutputParser()
+    return sides | prompt | _model(answer("Shipped.")) | StrOutputParser()
 
 
 def _agent() -> Runnable[Any, Any]:
@@ -108,8 +111,8 @@ def _agent() -> Runnable[Any, Any]:
         while True:
             for number in range(TOOL_CALLS):
                 call = {"name": "look_up", "args": {"order": f"A-{number}"}, "id": f"call-{number}"}
-                yield _answer("", tool_calls=[call])
-            yield _answer("All shipped.")
+                yield answer("", tool_calls=[call])
+            yield answer("All shipped.")
 
     return create_agent(ScriptedModel(answers=script()), [look_up], name="shop")
 
@@ -161,7 +164,11 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         says="prompt, chat model, parser", make=lambda: _invoke(_chain(), _QUESTION), spans=4, few=16, many=80
     ),
     "stream": Scenario(
-        says=f"the chain, {CHUNKS} chunks", make=lambda: _stream(_chain(), _QUESTION), spans=4, few=3, many=11
+        says=f"a chat model, {CHUNKS} chunks",
+        make=lambda: _stream(_model(answer("")), _QUESTION["question"]),
+        spans=1,
+        few=4,
+        many=24,
     ),
     "agent": Scenario(
         says=f"create_agent, {TOOL_CALLS} tool calls", make=lambda: _invoke(_agent(), _ORDERS), spans=23, few=3, many=15

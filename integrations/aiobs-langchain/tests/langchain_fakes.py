@@ -83,7 +83,11 @@ class FakeChat(BaseChatModel):
         message = self._answer().model_copy(
             update={
                 "usage_metadata": self.usage,
-                "response_metadata": {"model_name": f"{self.model}-0613", "finish_reason": "stop", "id": "resp-1"},
+                "response_metadata": {
+                    "model_name": f"{self.model}-0613",
+                    "finish_reason": "stop",
+                    "id": "resp-1",
+                },
             }
         )
         coarse = {"prompt_tokens": 11, "completion_tokens": 7} if self.usage is not None else {}
@@ -93,7 +97,12 @@ class FakeChat(BaseChatModel):
     def _chunks(self) -> Iterator[ChatGenerationChunk]:
         message = self._answer()
         for index, call in enumerate(message.tool_calls):
-            part = {"name": call["name"], "args": str(call["args"]).replace("'", '"'), "id": call["id"], "index": index}
+            part = {
+                "name": call["name"],
+                "args": str(call["args"]).replace("'", '"'),
+                "id": call["id"],
+                "index": index,
+            }
             yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[part]))
         for word in str(message.content).split():
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
@@ -101,12 +110,16 @@ class FakeChat(BaseChatModel):
         last = AIMessageChunk(content="", response_metadata=metadata, usage_metadata=self.usage)
         yield ChatGenerationChunk(message=last)
 
-    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         if self.delay_s:
             time.sleep(self.delay_s)
         return self._result()
 
-    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    async def _agenerate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         await asyncio.sleep(self.delay_s)
         return self._result()
 
@@ -151,7 +164,9 @@ class FakeLLM(BaseLLM):
             raise self.fail
         usage = {"prompt_tokens": 5, "completion_tokens": 2}
         return LLMResult(
-            generations=[[Generation(text="completed", generation_info={"finish_reason": "stop"})] for _ in prompts],
+            generations=[
+                [Generation(text="completed", generation_info={"finish_reason": "stop"})] for _ in prompts
+            ],
             llm_output={"token_usage": usage, "model_name": f"{self.model}-0613"},
         )
 
@@ -202,5 +217,7 @@ def tool_calls(*calls: tuple[str, dict[str, Any]]) -> AIMessage:
     """An answer that asks for tools: `tool_calls(("add", {"a": 1, "b": 2}))`."""
     return AIMessage(
         content="",
-        tool_calls=[{"name": name, "args": args, "id": f"call-{index}"} for index, (name, args) in enumerate(calls, 1)],
+        tool_calls=[
+            {"name": name, "args": args, "id": f"call-{index}"} for index, (name, args) in enumerate(calls, 1)
+        ],
     )

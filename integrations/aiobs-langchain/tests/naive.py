@@ -64,7 +64,9 @@ class NaiveHandler(BaseCallbackHandler):
     def on_chain_start(self, serialized, inputs, *, run_id, parent_run_id=None, metadata=None, **kwargs):
         self._begin(serialized["name"], run_id, parent_run_id, inputs, metadata)
 
-    def on_chat_model_start(self, serialized, messages, *, run_id, parent_run_id=None, metadata=None, **kwargs):
+    def on_chat_model_start(
+        self, serialized, messages, *, run_id, parent_run_id=None, metadata=None, **kwargs
+    ):
         self.tokens[run_id] = 0
         self._begin("chat", run_id, parent_run_id, messages, metadata)
         self.open[run_id][0].set_attribute("params", str(kwargs.get("invocation_params")))

@@ -65,7 +65,9 @@ class LangChainDriver(Driver):
         return await helper(body).ainvoke({"messages": [("user", prompt)]}, self.config)
 
     def parallel_tools(self, body: Callable[[str], Any]) -> Any:
-        both = RunnableParallel({name: RunnableLambda(lambda _, name=name: {"what": name}) | look(body, name) for name in "ab"})
+        both = RunnableParallel(
+            {name: RunnableLambda(lambda _, name=name: {"what": name}) | look(body, name) for name in "ab"}
+        )
         return both.invoke({}, self.config)
 
     def batch(self, prompts: Sequence[str]) -> Any:

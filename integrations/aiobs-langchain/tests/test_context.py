@@ -238,7 +238,9 @@ async def test_what_follows_a_call_hangs_under_the_request(subject, app):
         with tracer.start_as_current_span("after stream"):
             pass
         with pytest.raises(ValueError, match="down"):
-            await (IDENTITY | FakeChat(model="fake-3", fail=ValueError("down"))).ainvoke("q", subject.config())
+            await (IDENTITY | FakeChat(model="fake-3", fail=ValueError("down"))).ainvoke(
+                "q", subject.config()
+            )
         with tracer.start_as_current_span("after error"):
             pass
     with tracer.start_as_current_span("unrelated"):
@@ -323,7 +325,9 @@ async def test_siblings_in_one_task_do_not_nest(subject):
     for name, count in (("RunnableSequence", 3), ("fake-2", 2), ("fake-3", 2)):
         assert [is_child(span, request) for span in every(spans, name)] == [True] * count, name
     assert names(roots(spans)) == ["request"]
-    assert all(parent_of(spans, call).name == "invoke_workflow RunnableSequence" for call in every(spans, "fake-1"))
+    assert all(
+        parent_of(spans, call).name == "invoke_workflow RunnableSequence" for call in every(spans, "fake-1")
+    )
 
 
 def test_a_span_of_a_run_takes_what_the_application_adds(subject):
@@ -338,7 +342,9 @@ def test_a_span_of_a_run_takes_what_the_application_adds(subject):
     look.invoke({"q": "q"}, subject.config())
     (span,) = subject.all_ended()
     assert span.attributes["shop.rows"] == 3
-    assert [(event.name, dict(event.attributes)) for event in span.events] == [("cache miss", {"shop.key": "a"})]
+    assert [(event.name, dict(event.attributes)) for event in span.events] == [
+        ("cache miss", {"shop.key": "a"})
+    ]
 
 
 def test_add_is_a_tool_like_any_other(subject):

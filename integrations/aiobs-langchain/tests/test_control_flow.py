@@ -101,7 +101,9 @@ def test_a_recursion_limit_is_an_error(subject):
     builder.add_edge(START, "loop")
     builder.add_edge("loop", "loop")
     flow = builder.compile(name="flow")
-    error = subject.same(lambda callbacks: flow.invoke({"steps": []}, {"callbacks": callbacks, "recursion_limit": 3}))
+    error = subject.same(
+        lambda callbacks: flow.invoke({"steps": []}, {"callbacks": callbacks, "recursion_limit": 3})
+    )
     assert type(error) is GraphRecursionError
     root = one(subject.all_ended(), "flow")
     assert is_error(root)
@@ -142,14 +144,18 @@ async def test_attempts_are_numbered_under_one_operation_that_is_fine(subject, i
     assert [is_error(span) for span in attempts] == [True, True, False]
     operation = {parent_of(spans, span).context.span_id for span in attempts}
     assert len(operation) == 1
-    assert not any(is_error(span) for span in spans if span.context.span_id in operation or span.parent is None)
+    assert not any(
+        is_error(span) for span in spans if span.context.span_id in operation or span.parent is None
+    )
     assert [span.attributes.get("gen_ai.usage.output_tokens") for span in attempts] == [None, None, 7]
 
 
 @fails_with_naive
 async def test_the_failed_and_the_used_model_of_a_fallback_are_both_visible(subject):
     def chain():
-        return IDENTITY | FakeChat(model="first", fail=ConnectionError("down")).with_fallbacks([FakeChat(model="second")])
+        return IDENTITY | FakeChat(model="first", fail=ConnectionError("down")).with_fallbacks(
+            [FakeChat(model="second")]
+        )
 
     await subject.same_async(lambda callbacks: chain().ainvoke("q", {"callbacks": callbacks}))
     spans = subject.all_ended()
@@ -163,7 +169,9 @@ async def test_the_failed_and_the_used_model_of_a_fallback_are_both_visible(subj
 
 
 async def test_fallbacks_that_stream_keep_their_children(subject):
-    chain = IDENTITY | FakeChat(model="first", fail=ConnectionError("down")).with_fallbacks([FakeChat(model="second")])
+    chain = IDENTITY | FakeChat(model="first", fail=ConnectionError("down")).with_fallbacks(
+        [FakeChat(model="second")]
+    )
     assert "".join([chunk.content async for chunk in chain.astream("q", subject.config())]) == "helloworldfoo"
     spans = subject.all_ended()
     assert {parent_of(spans, call).name for call in kind(spans, "model")} == {"RunnableWithFallbacks"}
@@ -273,7 +281,9 @@ PAYLOADS = {
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 async def test_any_input_and_output_of_a_chain_is_survived(subject, payload):
     value = payload()
-    passed = RunnableLambda(lambda _: value, name="give") | RunnableLambda(lambda given: given is value, name="take")
+    passed = RunnableLambda(lambda _: value, name="give") | RunnableLambda(
+        lambda given: given is value, name="take"
+    )
     assert passed.invoke(value, subject.config())
     assert await passed.ainvoke(value, subject.config())
     assert names(every(subject.all_ended(), "take")) == ["take", "take"]
@@ -333,7 +343,10 @@ def test_a_model_whose_response_cannot_be_read_has_a_span_that_says_so(subject, 
     class Odd(FakeChat):
         def _generate(self, *args: Any, **kwargs: Any) -> Any:
             result = super()._generate(*args, **kwargs)
-            result.generations[0].message.response_metadata = {"model_name": "m", "finish_reason": Grenade(raised)}
+            result.generations[0].message.response_metadata = {
+                "model_name": "m",
+                "finish_reason": Grenade(raised),
+            }
             result.generations[0].message.additional_kwargs["odd"] = Grenade(raised)
             return result
 
@@ -362,7 +375,9 @@ def test_a_prompt_of_50_mb_costs_no_copy(subject):
     spans = subject.all_ended()
     (call,) = kind(spans, "model")
     assert call.attributes["ai.agent.input.size_chars"] == 50_000_000
-    assert all(len(value) < 10_000 for span in spans for value in span.attributes.values() if isinstance(value, str))
+    assert all(
+        len(value) < 10_000 for span in spans for value in span.attributes.values() if isinstance(value, str)
+    )
     # The context still holds the ended span, and that must not hold the prompt.
     del spans, call
     before = sys.getrefcount(text)

@@ -107,7 +107,9 @@ from_311 = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeou
 
 @pytest.mark.parametrize("what", [_model, _chain], ids=["model", "chain"])
 @pytest.mark.parametrize(
-    "stop", [_cancel, _wait_for, pytest.param(_timeout, marks=from_311)], ids=["cancel", "wait_for", "timeout"]
+    "stop",
+    [_cancel, _wait_for, pytest.param(_timeout, marks=from_311)],
+    ids=["cancel", "wait_for", "timeout"],
 )
 @fails_with_naive
 async def test_200_calls_stopped_from_outside_end_once_and_leave_nothing_behind(subject, what, stop):
@@ -257,7 +259,9 @@ def test_beyond_the_cap_the_oldest_run_is_closed_and_counted(subject):
     before = subject.recorder.health.counts().get("runs.evicted", 0)
     held = [uuid4() for _ in range(30)]
     threads = [
-        threading.Thread(target=subject.handler.on_chat_model_start, args=(None, [[]]), kwargs={"run_id": run_id})
+        threading.Thread(
+            target=subject.handler.on_chat_model_start, args=(None, [[]]), kwargs={"run_id": run_id}
+        )
         for run_id in held
     ]
     for thread in threads:
@@ -302,7 +306,13 @@ async def test_parallel_branches_keep_their_own_children(subject):
     for side in ("left", "right"):
         for step, call in zip(every(spans, f"{side}_step"), every(spans, f"fake-{side}"), strict=True):
             assert parent_of(spans, step) is parent_of(spans, call)
-            assert is_child(parent_of(spans, call), one([s for s in roots(spans) if s.context.trace_id == call.context.trace_id], "RunnableParallel<left,right>"))
+            assert is_child(
+                parent_of(spans, call),
+                one(
+                    [s for s in roots(spans) if s.context.trace_id == call.context.trace_id],
+                    "RunnableParallel<left,right>",
+                ),
+            )
 
 
 @fails_with_naive
@@ -344,7 +354,9 @@ async def test_fan_out_with_send_keeps_each_branch_apart(subject, is_async):
 
     builder = StateGraph(State)
     builder.add_node("work", work)
-    builder.add_conditional_edges(START, lambda state: [Send("work", {"item": item}) for item in state["items"]])
+    builder.add_conditional_edges(
+        START, lambda state: [Send("work", {"item": item}) for item in state["items"]]
+    )
     builder.add_edge("work", END)
     flow = builder.compile(name="flow")
     given = {"items": ["a", "b", "c", "d"], "out": []}
@@ -355,13 +367,17 @@ async def test_fan_out_with_send_keeps_each_branch_apart(subject, is_async):
     nodes = every(spans, "work")
     calls = kind(spans, "model")
     assert len(nodes) == len(calls) == 4
-    assert {parent_of(spans, call).context.span_id for call in calls} == {node.context.span_id for node in nodes}
+    assert {parent_of(spans, call).context.span_id for call in calls} == {
+        node.context.span_id for node in nodes
+    }
 
 
 @fails_with_naive
 async def test_tools_gathered_in_a_node_hang_under_it(subject):
     async def fan(_):
-        return await asyncio.gather(*(aadd.ainvoke({"a": n, "b": 1}) for n in range(5)), add.ainvoke({"a": 5, "b": 1}))
+        return await asyncio.gather(
+            *(aadd.ainvoke({"a": n, "b": 1}) for n in range(5)), add.ainvoke({"a": 5, "b": 1})
+        )
 
     result = await subject.same_async(
         lambda callbacks: RunnableLambda(fan, name="fan").ainvoke("q", {"callbacks": callbacks})

@@ -77,10 +77,12 @@ def keyed_model(secret: Secrets, **fields: Any) -> KeyedChat:
 
 
 async def chat(secret: Secrets, callbacks: list[Any]) -> None:
-    prompt = ChatPromptTemplate.from_messages([
-        ("system", secret("system prompt")),
-        ("user", secret("template") + " {variable}"),
-    ])
+    prompt = ChatPromptTemplate.from_messages(
+        [
+            ("system", secret("system prompt")),
+            ("user", secret("template") + " {variable}"),
+        ]
+    )
     model = keyed_model(secret, responses=[secret("answer")]).bind(
         stop=[secret("bound: stop")],
         user=secret("bound: user"),
@@ -105,7 +107,11 @@ async def chat(secret: Secrets, callbacks: list[Any]) -> None:
 
 
 async def retrieve(secret: Secrets, callbacks: list[Any]) -> None:
-    found = [Document(secret("document"), metadata={"source": secret("document: source")}, id=secret("document: id"))]
+    found = [
+        Document(
+            secret("document"), metadata={"source": secret("document: source")}, id=secret("document: id")
+        )
+    ]
     await FakeRetriever(documents=found).ainvoke(secret("query"), {"callbacks": callbacks})
 
 
@@ -128,14 +134,18 @@ async def use_tools(secret: Secrets, callbacks: list[Any]) -> None:
         raise ToolException(secret("ToolException"))
 
     answers = [
-        tool_calls(("look", {"q": secret("tool argument")}), ("refuse", {"q": secret("argument of a failing tool")})),
+        tool_calls(
+            ("look", {"q": secret("tool argument")}), ("refuse", {"q": secret("argument of a failing tool")})
+        ),
         secret("agent's answer"),
     ]
     agent = create_agent(
         keyed_model(secret, responses=answers),
         [
             StructuredTool.from_function(coroutine=look, name="look", description=secret("tool description")),
-            StructuredTool.from_function(refuse, name="refuse", description="Refuse.", handle_tool_error=True),
+            StructuredTool.from_function(
+                refuse, name="refuse", description="Refuse.", handle_tool_error=True
+            ),
         ],
         system_prompt=secret("agent's system prompt"),
         name="helper",
@@ -169,13 +179,22 @@ async def fail(secret: Secrets, callbacks: list[Any]) -> None:
             raise Rejected(f"{secret('error: text')} {local}") from cause
 
     with pytest.raises(Rejected):
-        await RunnableLambda(raise_from, name="raise_from").ainvoke(secret("failing input"), {"callbacks": callbacks})
-    for model in (FakeChat(fail=Rejected(secret("model error"))), FakeLLM(fail=Rejected(secret("completion error")))):
+        await RunnableLambda(raise_from, name="raise_from").ainvoke(
+            secret("failing input"), {"callbacks": callbacks}
+        )
+    for model in (
+        FakeChat(fail=Rejected(secret("model error"))),
+        FakeLLM(fail=Rejected(secret("completion error"))),
+    ):
         with pytest.raises(Rejected):
             await model.ainvoke(secret("prompt of a failing model"), {"callbacks": callbacks})
         with pytest.raises(Rejected):
-            await FakeRetriever(fail=Rejected(secret("retriever error"))).ainvoke("q", {"callbacks": callbacks})
-    stream = FakeChat(fail=Rejected(secret("stream error")), fail_after_chunks=2, responses=[secret("part") + " a b"])
+            await FakeRetriever(fail=Rejected(secret("retriever error"))).ainvoke(
+                "q", {"callbacks": callbacks}
+            )
+    stream = FakeChat(
+        fail=Rejected(secret("stream error")), fail_after_chunks=2, responses=[secret("part") + " a b"]
+    )
     with pytest.raises(Rejected):
         async for _ in stream.astream("q", {"callbacks": callbacks}):
             pass
@@ -210,7 +229,10 @@ class Unspeakable(str):
 
 
 async def confuse(secret: Secrets, callbacks: list[Any]) -> None:
-    metadata = {"odd": Trap(secret("metadata that raises")), "thread_id": Trap(secret("thread id that raises"))}
+    metadata = {
+        "odd": Trap(secret("metadata that raises")),
+        "thread_id": Trap(secret("thread id that raises")),
+    }
     RunnableLambda(lambda x: x, name="take").invoke("q", {"callbacks": callbacks, "metadata": metadata})
     unspeakable = Unspeakable(secret("name that raises"))
     RunnableLambda(lambda x: x).invoke("q", {"callbacks": callbacks, "run_name": unspeakable})
@@ -261,7 +283,9 @@ class Captured:
         return [span["name"] for span in self.receiver.spans]
 
     def everything(self) -> dict[str, bytes]:
-        headers = [f"{name}: {value}" for one in self.receiver.requests for name, value in one.headers.items()]
+        headers = [
+            f"{name}: {value}" for one in self.receiver.requests for name, value in one.headers.items()
+        ]
         return {
             "sent": b"\n".join(self.receiver.raw),
             "sent headers": "\n".join(headers).encode(),
@@ -270,7 +294,9 @@ class Captured:
         }
 
     def leaks(self, secret: Secrets) -> set[tuple[str, str]]:
-        return {(where, place) for where, data in self.everything().items() for place in secret.found_in(data)}
+        return {
+            (where, place) for where, data in self.everything().items() for place in secret.found_in(data)
+        }
 
 
 @pytest.fixture
@@ -302,7 +328,9 @@ async def test_each_destination_would_show_a_leak(captured):
     secret = Secrets()
     with captured.open(metadata_keys=("customer",)):
         await chat(secret, [AiObsCallbackHandler()])
-        RunnableLambda(lambda x: x, name=secret("name of a run")).invoke("q", {"callbacks": [AiObsCallbackHandler()]})
+        RunnableLambda(lambda x: x, name=secret("name of a run")).invoke(
+            "q", {"callbacks": [AiObsCallbackHandler()]}
+        )
     found = captured.leaks(secret)
     assert found >= {("sent", "metadata"), ("stored", "metadata")}
     assert found >= {(where, "name of a run") for where in ("sent", "stored", "printed")}
@@ -339,7 +367,13 @@ async def test_no_content_is_sent_over_either_protocol(captured, protocol):
     secret = Secrets()
     with captured.open():
         endpoint = captured.receiver.grpc_endpoint if protocol == "grpc" else captured.receiver.http_endpoint
-        configure(strict=True, otlp_endpoint=endpoint, otlp_protocol=protocol, store=str(captured.folder), console="off")
+        configure(
+            strict=True,
+            otlp_endpoint=endpoint,
+            otlp_protocol=protocol,
+            store=str(captured.folder),
+            console="off",
+        )
         await fail(secret, [AiObsCallbackHandler()])
         await use_tools(secret, [AiObsCallbackHandler()])
         assert flush(10)

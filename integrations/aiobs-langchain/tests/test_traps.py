@@ -157,7 +157,14 @@ def test_trap_07_graphs_name_their_thread_themselves(subject):
 
 @fails_with_naive
 def test_trap_08_only_values_that_otlp_can_carry_become_attributes(subject):
-    odd = {"none": None, "dict": {"a": 1}, "tuple": (1, "a", None), "uuid": uuid4(), "nan": float("nan"), "set": {1}}
+    odd = {
+        "none": None,
+        "dict": {"a": 1},
+        "tuple": (1, "a", None),
+        "uuid": uuid4(),
+        "nan": float("nan"),
+        "set": {1},
+    }
     if not subject.is_naive:
         subject.reconfigure(metadata_keys=tuple(odd))
     FakeChat().invoke("q", subject.config(metadata=odd))
@@ -216,7 +223,9 @@ def test_trap_12_an_interrupt_is_not_an_error(subject):
 @fails_with_naive
 def test_trap_12_a_hand_off_to_the_parent_graph_is_not_an_error(subject):
     inner = StateGraph(State)
-    inner.add_node("leave", lambda state: Command(graph=Command.PARENT, goto="after", update={"steps": ["left"]}))
+    inner.add_node(
+        "leave", lambda state: Command(graph=Command.PARENT, goto="after", update={"steps": ["left"]})
+    )
     inner.add_edge(START, "leave")
     outer = StateGraph(State)
     outer.add_node("inner", inner.compile(name="inner_graph"))
@@ -362,15 +371,17 @@ def test_trap_19_runs_without_a_serialized_form_have_a_name(subject):
     )
     spans = subject.all_ended()
     assert subject.log.lines == []
-    assert sorted(names(spans)) == sorted([
-        "ChatPromptTemplate",
-        "StrOutputParser",
-        "chat fake-1",
-        "first",
-        "invoke_workflow RunnableSequence",
-        "invoke_workflow flow",
-        "retrieval fake",
-    ])
+    assert sorted(names(spans)) == sorted(
+        [
+            "ChatPromptTemplate",
+            "StrOutputParser",
+            "chat fake-1",
+            "first",
+            "invoke_workflow RunnableSequence",
+            "invoke_workflow flow",
+            "retrieval fake",
+        ]
+    )
 
 
 @fails_with_naive

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import sqlite3
 import stat
 import subprocess
 import sys
+import textwrap
 from importlib import metadata
 
 import pytest
@@ -13,7 +17,7 @@ from aiobs_core import cli, semconv
 from aiobs_core._health import Health
 from aiobs_core.export.otlp_json import decode_line
 from aiobs_core.store.spool import Spool
-from aiobs_core.store.writer import StoreExporter
+from aiobs_core.store.writer import StoreExporter, StoreWriter
 
 CALL = {
     semconv.SPAN_KIND: "model",
@@ -24,11 +28,21 @@ CALL = {
 HOSTILE = "evil\x1b]8;;http://x\x07\x1b[2J\r\nname\x9b31m\u202e"
 
 
+HOW_TO_BEGIN = """\
+To record one, add these lines to your program and run it:
+
+    from aiobs_langchain import AiObsCallbackHandler
+    handler = AiObsCallbackHandler()
+    agent.invoke(question, config={"callbacks": [handler]})  # any model, chain or graph
+"""
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AIOBS_STORE", "auto")
     monkeypatch.delenv("AIOBS_CONFIG_FILE", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
     return tmp_path / ".aiobs"
 
 
@@ -66,6 +80,57 @@ def test_runs_lists_the_newest_first(two_runs, capsys):
     assert run(capsys, "runs", "--limit", "1")[1].splitlines() == [head, first]
 
 
+def test_columns_are_as_wide_as_their_widest_cell(fill, make_span, monkeypatch, capsys):
+    big = {**CALL, semconv.USAGE_INPUT_TOKENS: 99_900, semconv.USAGE_OUTPUT_TOKENS: 99_900}
+    agent = {semconv.SPAN_KIND: "agent", semconv.GEN_AI_OPERATION_NAME: "invoke_agent"}
+    root = make_span("invoke_agent 재고_확인", agent, trace_id=1)
+    fill(root, make_span("chat", big, parent=root), make_span("chat", CALL, parent=make_span(trace_id=2)))
+    fill(make_span(HOSTILE, trace_id=3, duration_ns=23_000), make_span("x" * 500, trace_id=4))
+    table = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "2027-01-15 08:00:00", run(capsys, "runs")[1])
+    assert table == textwrap.dedent("""\
+    TRACE         START                   TIME  SPANS  ERRORS                TOKENS  COST  NAME
+    000000000000  2027-01-15 08:00:00    5.0ms      2       -  99.9k in / 99.9k out     -  재고_확인
+    000000000000  2027-01-15 08:00:00  pending      1       -      1.2k in / 10 out     -  -
+    000000000000  2027-01-15 08:00:00   <0.1ms      1       -                     -     -  evil�]8;;http://x��[2J��name�31m�
+    """) + (
+        f"000000000000  2027-01-15 08:00:00    5.0ms      1       -                     -     -  {'x' * 77}...\n"
+    )
+    monkeypatch.setenv("COLUMNS", "110")
+    rows = run(capsys, "runs")[1].splitlines()
+    assert [row[row.index("-  ") :].rpartition("  ")[2] for row in rows[3:]] == [
+        "evil�]8;;http://x��[...",
+        "xxxxxxxxxxxxxxxxxxxx...",
+    ]
+
+
+def test_runs_and_tree_agree_on_name_and_errors(fill, make_span, capsys):
+    agent = {semconv.SPAN_KIND: "agent", semconv.GEN_AI_OPERATION_NAME: "invoke_agent"}
+    failed = {semconv.ERROR_TYPE: "openai.RateLimitError"}
+    root = make_span("invoke_agent shop_assistant", agent | failed, trace_id=1, error="")
+    step = make_span("model", {semconv.SPAN_KIND: "chain"} | failed, parent=root, error="")
+    fill(root, step, make_span("chat gpt-4.1", CALL | failed, parent=step, error=""))
+    fill(make_span("invoke_agent by another name", trace_id=2))
+    chat = {**CALL, semconv.GEN_AI_OPERATION_NAME: "chat"}
+    fill(make_span("chat gpt-4.1", chat, trace_id=3))
+    heading, *rows = run(capsys, "runs")[1].splitlines()
+    at = heading.index("COST")
+    assert [(row[heading.index("ERRORS") :].split()[0], row[at + 6 :]) for row in rows] == [
+        ("1", "shop_assistant"),
+        ("-", "invoke_agent by another name"),
+        ("-", "chat gpt-4.1"),
+    ]
+    assert run(capsys, "show", "00000000000000000000000000000001")[1].startswith("◆ shop_assistant ✕")
+
+
+def test_a_damaged_run_does_not_hide_the_others(two_runs, folder, capsys):
+    with sqlite3.connect(folder / "aiobs.db") as connection:
+        connection.execute("UPDATE body SET z = x'00'")
+    connection.close()
+    code, out, err = run(capsys, "runs")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].endswith("support agent")
+
+
 def test_runs_as_json_leaves_the_unknown_null(two_runs, capsys):
     code, out, _ = run(capsys, "runs", "--json")
     first, second = json.loads(out)
@@ -90,6 +155,24 @@ def test_show_prints_the_tree(two_runs, capsys):
     assert "support agent" in out
     assert "chat" in out
     assert run(capsys, "show", "last") == (code, out, err)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "row"),
+    [
+        ("utf-8", "◆ 재고_확인  "),
+        ("cp949", "agent 재고_확인  "),
+        ("latin-1", "agent ??_??  "),
+        ("ascii", "agent ??_??  "),
+        ("utf-16", "◆ 재고_확인  "),
+    ],
+)
+def test_show_draws_what_the_stream_can_write(fill, make_span, monkeypatch, encoding, row):
+    fill(make_span("재고_확인", {semconv.SPAN_KIND: "agent"}))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert cli.main(["show", "last"]) == 0
+    assert written.getvalue().decode(encoding).startswith(row)
 
 
 def test_show_as_json_holds_whole_spans(fill, make_span, capsys):
@@ -122,7 +205,7 @@ def test_hostile_text_cannot_steer_the_terminal(fill, make_span, capsys, argv):
     _, out, err = run(capsys, *argv)
     for text in (out, err):
         assert not [c for c in text if c in "\x1b\x07\x9b\r\u202e"]
-    assert err.count("\n") <= 1
+    assert err.removesuffix(HOW_TO_BEGIN).count("\n") <= 1
 
 
 def test_export_writes_what_a_collector_can_replay(two_runs, capfdbinary):
@@ -168,13 +251,29 @@ def test_a_store_is_named_with_an_option_or_a_variable(two_runs, folder, tmp_pat
         (("runs",), "off", "name the folder of a store with --store"),
     ],
 )
-def test_a_missing_store_is_one_sentence_on_stderr(folder, monkeypatch, capsys, argv, setting, message):
+def test_a_missing_store_is_said_on_stderr(folder, monkeypatch, capsys, argv, setting, message):
     monkeypatch.setenv("AIOBS_STORE", setting)
     code, out, err = run(capsys, *argv)
     assert (code, out) == (1, "")
     assert message in err
-    assert err.count("\n") == 1
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "argv", [("runs",), ("show", "last"), ("show", "abc"), ("export", "--format", "jsonl")]
+)
+def test_without_a_store_it_says_where_it_looked_and_how_to_begin(folder, capsys, argv):
+    sentence = f"aiobs: There is no aiobs store in {folder}; --store DIR or AIOBS_STORE looks elsewhere.\n"
+    assert run(capsys, *argv) == (1, "", sentence + HOW_TO_BEGIN)
+
+
+def test_an_empty_store_says_the_same(folder, fill, capsys):
+    fill()
+    StoreWriter(folder, health=Health()).close()
+    sentence = f"aiobs: {folder / 'aiobs.db'} holds no run yet; --store DIR or AIOBS_STORE looks elsewhere.\n"
+    assert run(capsys, "runs") == (0, "", sentence + HOW_TO_BEGIN)
+    assert run(capsys, "show", "last") == (1, "", sentence + HOW_TO_BEGIN)
+    assert run(capsys, "runs", "--json") == (0, "[]\n", "")
 
 
 def test_an_unknown_trace_is_one_sentence_on_stderr(two_runs, capsys):

@@ -12,12 +12,13 @@ import time
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, Status, StatusCode
 
 from aiobs_core._health import Health
 from aiobs_core.export._text import count_text, display_width, duration_text, neutralise
 from aiobs_core.export.console import ConsoleExporter
-from aiobs_core.export.tree import render_summary, render_tree
+from aiobs_core.export.tree import headline, render_summary, render_tree
 
 TRACE = 0xA1
 RESOURCE = Resource({})
@@ -32,6 +33,9 @@ ATTRIBUTES = {
     "outcome": "ai.agent.outcome",
     "error": "error.type",
     "operation": "gen_ai.operation.name",
+    "request": "ai.agent.request.id",
+    "attempt": "ai.agent.retry.attempt",
+    "resume_wait_s": "ai.agent.resume.wait_s",
 }
 
 
@@ -41,6 +45,7 @@ class LocalRoot(ReadableSpan):
 
 def span(span_id, parent, name, start_s, end_s, *, trace=TRACE, remote=False, make=ReadableSpan, **facts):
     """A span; `facts` by the short names above, further attributes under `more`."""
+    scope = InstrumentationScope(facts.pop("scope", "aiobs.langchain"))
     attributes = facts.pop("more", {}) | {ATTRIBUTES[key]: value for key, value in facts.items()}
     return make(
         name=name,
@@ -51,6 +56,7 @@ def span(span_id, parent, name, start_s, end_s, *, trace=TRACE, remote=False, ma
         status=Status(StatusCode.ERROR if "error" in facts else StatusCode.UNSET),
         start_time=10**18 + int(start_s * 1e9),
         end_time=None if end_s is None else 10**18 + int(end_s * 1e9),
+        instrumentation_scope=scope,
     )
 
 
@@ -111,7 +117,7 @@ def test_a_whole_agent_run():
       ├ ✦ chat           claude-sonnet-4-5        2.95s                 ─╼━━━╸  6.9k→812  5.4k cached  first 620ms
       ├ ✦ chat ⊘         claude-haiku             500ms                   ╺╸              cancelled
       └ ◈ guard                                    30ms                      ╺
-    ✓ 11.87s · showing 25 of 29 spans · 14.7k in / 1.2k out · model 48% of wall · 1 failed
+    ✓ 11.87s · 25 spans, 4 plumbing runs hidden · 14.7k in / 1.2k out · model 48% of wall · 1 failed
     """)
 
 
@@ -131,7 +137,7 @@ def test_the_same_in_80_columns():
       ├ ✦ chat           claude-sonnet…   2.95s          ╼━━  6.9k→812  5.4k cached
       ├ ✦ chat ⊘         claude-haiku     500ms           ╸             cancelled
       └ ◈ guard                            30ms            ╺
-    ✓ 11.87s · showing 25 of 29 spans · 14.7k in / 1.2k out · 1 failed
+    ✓ 11.87s · 25 spans, 4 plumbing runs hidden · 14.7k in / 1.2k out · 1 failed
     """)
 
 
@@ -173,7 +179,7 @@ def test_the_same_in_ascii():
       |-model chat              claude-sonnet~   2.95s          -===  6.9k->812  5.4k cached
       |-model chat STOP         claude-haiku     500ms            =              cancelled
       `-guard guard                               30ms             =
-    ok 11.87s | showing 25 of 29 spans | 14.7k in / 1.2k out | model 48% of wall | 1 failed
+    ok 11.87s | 25 spans, 4 plumbing runs hidden | 14.7k in / 1.2k out | model 48% of wall | 1 failed
     """)
 
 
@@ -205,7 +211,7 @@ def test_unknown_is_left_out():
         [span(1, None, "", 0, None, kind="model", model="m", given=5, source="estimated")]
     ) == expected("""
     ✦ model  m  ╸                                 ~5 in
-    ✓ 0.0ms · 1 span · 5 in
+    ✓ 1 span · 5 in
     """)
 
 
@@ -237,8 +243,170 @@ def test_plumbing_is_hidden_unless_it_is_the_root_or_failed():
     ○ RunnableSequence  2.00s  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━
     ├ ƒ search           50ms  ╺╸
     └ ○ Lambda ✕        1.00s                  ━━━━━━━━━━━━━━━━  KeyError
-    ✓ 2.00s · showing 3 of 5 spans · 1 failed
+    ✓ 2.00s · 3 spans, 2 plumbing runs hidden · 1 failed
     """)
+
+
+@pytest.mark.parametrize("scope", ["aiobs.langchain", "openinference.instrumentation.langchain"])
+def test_hidden_runs_of_one_kind_are_called_by_it(scope):
+    spans = [span(1, None, "agent", 0, 2, kind="agent"), span(2, 1, "model", 0, 2, kind="chain", scope=scope)]
+    assert tree(spans, 70).splitlines()[-1] == "✓ 2.00s · 1 span, 1 chain hidden"
+    spans.append(span(3, 2, "tools", 0, 2, kind="chain", scope=scope))
+    assert tree(spans, 70).splitlines()[-1] == "✓ 2.00s · 1 span, 2 chains hidden"
+    assert tree(spans, 20).splitlines()[-1] == "✓ 2.00s · 1 span"
+    assert render_summary(spans, width=70, color=False) == "✓ agent  2.00s · 3 spans"
+
+
+def test_what_was_written_down_by_hand_is_never_plumbing():
+    manual = {"scope": "aiobs.manual"}
+    spans = [
+        span(1, None, "answer", 0, 2, kind="chain", **manual),
+        span(2, 1, "clean", 0, 0.5, kind="chain", **manual),
+        span(3, 2, "fill in", 0, 0.2, kind="prompt", **manual),
+        span(4, 1, "RunnableSequence", 0.5, 2, kind="chain"),
+        span(5, 4, "read", 1.5, 2, kind="parser", **manual),
+    ]
+    assert tree(spans, 60) == expected("""
+    ○ answer       2.00s  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━
+    ├ ○ clean      500ms  ━━━━━━━━
+    │ └ ¶ fill in  200ms  ━━━
+    └ ≔ read       500ms                          ━━━━━━━━
+    ✓ 2.00s · 4 spans, 1 chain hidden
+    """)
+
+
+def test_an_error_counts_where_it_arose_and_is_named_by_its_class():
+    limit, wrapped = "langchain_openai.chat_models.base.RateLimitError", "shop.GaveUp"
+    spans = [
+        span(1, None, "agent", 0, 4, kind="agent", error=limit),
+        span(2, 1, "tools", 0, 1, kind="chain"),
+        span(3, 2, "search", 0, 1, kind="tool", error="KeyError"),  # the agent handled it
+        span(4, 1, "model", 1, 4, kind="chain", error=limit),
+        span(5, 4, "RunnableSequence", 1, 4, kind="chain", error=limit),
+        span(6, 5, "chat", 1, 4, kind="model", error=limit),
+        span(7, 6, "POST", 1, 4, error="RateLimitError"),
+    ]
+    assert tree(spans, 70) == expected("""
+    ◆ agent ✕     4.00s  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  RateLimitError
+    ├ ƒ search ✕  1.00s  ━━━━━━━━                          KeyError
+    └ ✦ chat ✕    3.00s          ━━━━━━━━━━━━━━━━━━━━━━━━  RateLimitError
+      └ · POST ✕  3.00s          ━━━━━━━━━━━━━━━━━━━━━━━━  RateLimitError
+    ✕ 4.00s · 4 spans, 3 chains hidden · model 75% of wall · 2 failed
+    """)
+    spans[0] = span(1, None, "agent", 0, 4, kind="agent", error=wrapped)
+    spans[3] = span(4, 1, "model", 1, 4, kind="chain", error=wrapped)
+    assert tree(spans, 70) == expected("""
+    ◆ agent ✕       4.00s  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  GaveUp
+    ├ ƒ search ✕    1.00s  ━━━━━━━━                         KeyError
+    └ ○ model ✕     3.00s         ╺━━━━━━━━━━━━━━━━━━━━━━━  GaveUp
+      └ ✦ chat ✕    3.00s         ╺━━━━━━━━━━━━━━━━━━━━━━━  RateLimitError
+        └ · POST ✕  3.00s         ╺━━━━━━━━━━━━━━━━━━━━━━━  RateLimitError
+    ✕ 4.00s · 5 spans, 2 chains hidden · model 75% of wall · 3 failed
+    """)
+
+
+@pytest.mark.parametrize(
+    ("error_type", "note"),
+    [("a.b.Boom", "Boom"), ("job.<locals>.Boom", "Boom"), ("Boom", "Boom"), ("429", "429"), ("odd.", "odd."),
+     (".", "."), ("", "error"), ("a." + "x" * 300, "x" * 10), ("a.\x1b[2J", "�[2J")],
+)  # fmt: skip
+def test_the_class_of_an_error_is_what_follows_the_last_dot(error_type, note):
+    row = tree([span(1, None, "job", 0, 2, kind="agent", error=error_type)], 90).splitlines()[0]
+    assert note in row
+    assert "a." not in row
+
+
+def test_an_error_of_unknown_class_counts_once_on_its_way_up_and_a_loop_counts_as_one():
+    def failing(span_id, parent, **facts):
+        return span(span_id, parent, "x", 0, 1, more={"ai.agent.outcome": "error"}, **facts)
+
+    spans = [failing(1, None), failing(2, 1), span(3, 2, "x", 0, 1, error="KeyError"), failing(4, 1)]
+    assert tree(spans).splitlines()[-1] == "✕ 1.00s · 4 spans · 2 failed"
+    loop = [failing(1, 2), failing(2, 1), failing(3, 3)]
+    assert tree(loop).splitlines()[-1] == "✕ 1.00s · 3 spans · 1 failed"
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "cancelled", "abandoned", "timed_out"])
+def test_plumbing_is_shown_where_only_it_tells_how_the_run_ended(outcome):
+    spans = [
+        span(1, None, "flow", 0, 4, kind="workflow", outcome=outcome),
+        span(2, 1, "propose", 0, 1, kind="chain", outcome="success"),
+        span(3, 1, "approve", 1, 4, kind="chain", outcome=outcome),
+        span(4, 3, "RunnableSequence", 1, 4, kind="chain", outcome=outcome),
+        span(5, 4, "look", 1, 2, kind="tool", outcome="success"),
+    ]
+    rows = tree(spans, 70).splitlines()
+    assert [row[:24].rstrip() for row in rows[1:-1]] in (
+        [f"└ ○ RunnableSequence {mark}", "  └ ƒ look"] for mark in "‖⊘"
+    )
+    assert rows[-1].endswith("2 chains hidden")
+    spans.append(span(6, 4, "ask", 3, 4, kind="tool", outcome=outcome))
+    assert [row[:10].rstrip() for row in tree(spans, 70).splitlines()[1:-1]] in (
+        ["├ ƒ look", f"└ ƒ ask {mark}"] for mark in "‖⊘"
+    )
+
+
+def test_a_paused_run_and_its_continuation():
+    paused = [
+        span(1, None, "refund_desk", 0, 1, kind="workflow", outcome="interrupted"),
+        span(2, 1, "propose", 0, 1, kind="chain"),
+        span(3, 2, "chat", 0, 0.99, kind="model", model="m"),
+        span(4, 1, "approve", 0.99, 1, kind="chain", outcome="interrupted"),
+    ]
+    assert tree(paused, 80) == expected("""
+    ◇ refund_desk ‖     1.00s  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  interrupted
+    ├ ✦ chat         m  990ms  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╸
+    └ ○ approve ‖        10ms                                 ╺  interrupted
+    ‖ 1.00s · 3 spans, 1 chain hidden · model 99% of wall
+    """)
+    resumed = span(1, None, "refund_desk", 0, 1, kind="workflow", resume_wait_s=0.5171)
+    assert tree([resumed], 80) == expected("""
+    ◇ refund_desk  1.00s  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  resumed after 517ms
+    ✓ 1.00s · 1 span
+    """)
+
+
+def test_attempts_are_numbered_from_the_second_and_shown_even_of_plumbing():
+    spans = [
+        span(1, None, "agent", 0, 6, kind="agent"),
+        span(2, 1, "chat", 0, 1, kind="model", error="TimeoutError", attempt=1),
+        span(3, 1, "chat", 1, 2, kind="model", error="TimeoutError", attempt=2),
+        span(4, 1, "chat", 2, 3, kind="model", attempt=3),
+        span(5, 1, "node", 3, 4, kind="chain", error="ValueError"),
+        span(6, 5, "search", 3, 4, kind="tool", error="ValueError"),
+        span(7, 1, "node", 4, 5, kind="chain", attempt=2),
+        span(8, 7, "search", 4, 5, kind="tool"),
+    ]
+    assert tree(spans, 70) == expected("""
+    ◆ agent       6.00s  ━━━━━━━━━━━━━━━━━━━━━━━━
+    ├ ✦ chat ✕    1.00s  ━━━━                      TimeoutError
+    ├ ✦ chat ✕    1.00s      ━━━━                  TimeoutError  attempt 2
+    ├ ✦ chat      1.00s          ━━━━              attempt 3
+    ├ ƒ search ✕  1.00s              ━━━━          ValueError
+    └ ○ node      1.00s                  ━━━━      attempt 2
+      └ ƒ search  1.00s                  ━━━━
+    ✓ 6.00s · 7 spans, 1 chain hidden · model 50% of wall · 3 failed
+    """)
+
+
+def test_a_request_id_is_shown_if_the_application_gave_it():
+    made_up = [span(1, None, "agent", 0, 2, kind="agent", request=format(TRACE, "032x"))]
+    assert tree(made_up, 70).splitlines()[-1] == "✓ 2.00s · 1 span"
+    given = [span(1, None, "POST /ask", 0, 2), span(2, 1, "agent", 0, 2, kind="agent", request="order\n17")]
+    assert tree(given, 70).splitlines()[-1] == "✓ 2.00s · 2 spans · request order�17"
+    assert tree(given, 25).splitlines()[-1] == "✓ 2.00s"
+    assert render_summary(given, width=70, color=False).endswith("2.00s · 2 spans · request order�17")
+    long = [span(1, None, "agent", 0, 2, kind="agent", request="가" * 90)]
+    assert tree(long, 70).splitlines()[-1] == "✓ 2.00s · 1 span · request " + "가" * 11 + "…"
+
+
+def test_a_headline_says_what_the_tree_says():
+    assert headline([], encoding="utf-8") is None
+    run = headline(agent_run(), encoding="utf-8")
+    assert (run.name, run.failure_count) == ("support", 1)
+    call = [span(1, None, "chat gpt-4o", 0, 1, kind="model", operation="chat", model="gpt-4o")]
+    assert headline(call, encoding="utf-8").name == "chat gpt-4o"
+    assert headline([span(1, None, "재고\x1b", 0, 1)], encoding="ascii").name == "???"
 
 
 def test_equal_siblings_fold_from_three_on_if_nothing_stands_between_them():
@@ -431,7 +599,7 @@ def test_wide_names_keep_the_columns_aligned():
 @pytest.mark.parametrize(
     ("duration_ns", "text"),
     [
-        (0, "0.0ms"), (400_000, "0.4ms"), (9_949_999, "9.9ms"), (9_950_000, "10ms"), (310_000_000, "310ms"),
+        (0, "<0.1ms"), (23_000, "<0.1ms"), (99_999, "<0.1ms"), (100_000, "0.1ms"), (400_000, "0.4ms"), (9_949_999, "9.9ms"), (9_950_000, "10ms"), (310_000_000, "310ms"),
         (999_499_999, "999ms"), (999_500_000, "1.00s"), (11_870_000_000, "11.87s"), (59_994_999_999, "59.99s"),
         (59_995_000_000, "1m00s"), (125_400_000_000, "2m05s"), (3_599_600_000_000, "1h00m"),
         (3_720_000_000_000, "1h02m"),
@@ -574,7 +742,7 @@ def test_runs_of_one_remote_trace_are_printed_apart():
     assert stream.getvalue().count("✓ 1.00s · 2 spans") == 2
 
 
-def test_the_footer_ends_each_tree_and_the_first_line_only():
+def test_the_footer_is_said_once():
     trees = ConsoleExporter(
         "tree", stream=(stream := Terminal()), environ={}, footer="stored in .aiobs\x1b[2J"
     )
@@ -583,7 +751,7 @@ def test_the_footer_ends_each_tree_and_the_first_line_only():
         root = [span(1, None, "agent", 0, 0.5, kind="agent", trace=trace)]
         trees.export(root)
         lines.export(root)
-    assert stream.getvalue().count("stored in .aiobs�[2J") == 2
+    assert stream.getvalue().count("stored in .aiobs�[2J") == 1
     assert other.getvalue().count("stored in .aiobs") == 1
 
 
@@ -672,3 +840,5 @@ def test_a_run_of_5000_spans_does_not_flood_the_terminal():
     assert time.perf_counter() - began < 3.0
     assert drawn.count("\n") == 201
     assert "showing 200 of 5001 spans" in drawn
+    spans += [span(6_000, 1, "inner", 0, 1, kind="prompt")]
+    assert "showing 199 of 5001 spans, 1 prompt hidden" in tree(spans, max_rows=199)

@@ -9,18 +9,20 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage, ToolMessage
-from langchain_core.outputs import LLMResult
 
 from aiobs_core import Outcome, RunStatus, get_recorder, semconv
 from aiobs_langchain import _outcome as outcome
 from aiobs_langchain._operation import chain, chat_model, retriever, text_model, tool
 from aiobs_langchain._overlap import report_overlaps
+
+if TYPE_CHECKING:  # LangChain's messages take 0.2 s to import; who runs a model has them anyway, later
+    from langchain_core.documents import Document
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
 
 SCOPE: Final = "aiobs.langchain"
 _TOOL_RETURNED_ERROR: Final = Outcome(status=RunStatus.ERROR, error_type="tool_error")
@@ -174,7 +176,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         )
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
-        failed = issubclass(type(output), ToolMessage) and output.status == "error"
+        failed = type(output).__name__ == "ToolMessage" and output.status == "error"
         self._end(run_id.int, _TOOL_RETURNED_ERROR if failed else None)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:

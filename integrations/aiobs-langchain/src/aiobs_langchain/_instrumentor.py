@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-from langchain_core.tracers.context import register_configure_hook
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # untyped module
 
 from aiobs_langchain._handler import AiObsCallbackHandler
@@ -41,6 +40,9 @@ class LangChainInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # Any: the
 
     def _instrument(self, **_: Any) -> None:
         _hook.handler = AiObsCallbackHandler()
+        # LangChain's module of hooks loads LangSmith's client: 0.3 s that only those pay who come here.
+        from langchain_core.tracers.context import register_configure_hook
+
         if not _hook.registered:  # hooks cannot be taken back; an empty one costs a function call per run
             register_configure_hook(_hook, inheritable=True, handle_class=AiObsCallbackHandler)  # type: ignore[arg-type]
             _hook.registered = True

@@ -108,6 +108,7 @@ def _model(  # noqa: PLR0917 (the event's own arguments)
     counts: Mapping[str, int],
 ) -> Operation:
     metadata = metadata or {}
+    agent, conversation_id, request_id = _identity(metadata)
     invocation = kwargs.get("invocation_params") or {}
     attributes = _attempt(tags)
     attributes.update(counts)
@@ -133,9 +134,9 @@ def _model(  # noqa: PLR0917 (the event's own arguments)
         model=model,
         endpoint=_endpoint(serialized),
         params=params,
-        agent=first_text(metadata, ("lc_agent_name",)),
-        conversation_id=first_text(metadata, _CONVERSATION_KEYS),
-        request_id=first_text(metadata, ("request_id",)),
+        agent=agent,
+        conversation_id=conversation_id,
+        request_id=request_id,
         metadata=metadata,
         attributes=attributes,
     )
@@ -151,9 +152,9 @@ def chain(  # noqa: PLR0917 (bound with `partial` on the hot path)
 ) -> Operation:
     """`on_chain_start`: chains, prompts, parsers, graphs, their nodes, and agents."""
     metadata = metadata or {}
+    agent, conversation_id, request_id = _identity(metadata)
     name = name or _name(serialized, None, "chain")
     integration = metadata.get("ls_integration")
-    agent = first_text(metadata, ("lc_agent_name",))
     is_node = _has_prefix(tags, "graph:step:")
     parent_kind: Kind | None = None
     attempt_of: str | None = None
@@ -183,8 +184,8 @@ def chain(  # noqa: PLR0917 (bound with `partial` on the hot path)
         name=name,
         stage=_stage(tags, metadata) or stage,
         agent=agent,
-        conversation_id=first_text(metadata, _CONVERSATION_KEYS),
-        request_id=first_text(metadata, ("request_id",)),
+        conversation_id=conversation_id,
+        request_id=request_id,
         metadata=metadata,
         attributes=attributes,
         parent_kind=parent_kind,
@@ -198,6 +199,7 @@ def tool(
 ) -> Operation:
     """`on_tool_start`."""
     metadata = metadata or {}
+    agent, conversation_id, request_id = _identity(metadata)
     attributes = _attempt(tags)
     attributes[semconv.GEN_AI_TOOL_TYPE] = "function"
     if isinstance(tool_call_id, str):
@@ -206,9 +208,9 @@ def tool(
         kind=_TOOL,
         name=_name(serialized, name, "tool"),
         stage=_stage(tags, metadata),
-        agent=first_text(metadata, ("lc_agent_name",)),
-        conversation_id=first_text(metadata, _CONVERSATION_KEYS),
-        request_id=first_text(metadata, ("request_id",)),
+        agent=agent,
+        conversation_id=conversation_id,
+        request_id=request_id,
         metadata=metadata,
         attributes=attributes,
     )
@@ -217,14 +219,15 @@ def tool(
 def retriever(serialized: Serialized, tags: Tags, metadata: Metadata, name: str | None) -> Operation:
     """`on_retriever_start`."""
     metadata = metadata or {}
+    agent, conversation_id, request_id = _identity(metadata)
     source = first_text(metadata, ("ls_vector_store_provider", "ls_retriever_name"))
     return Operation(
         kind=_RETRIEVER,
         name=source or _name(serialized, name, "retriever"),
         stage=_stage(tags, metadata),
-        agent=first_text(metadata, ("lc_agent_name",)),
-        conversation_id=first_text(metadata, _CONVERSATION_KEYS),
-        request_id=first_text(metadata, ("request_id",)),
+        agent=agent,
+        conversation_id=conversation_id,
+        request_id=request_id,
         metadata=metadata,
         attributes=_attempt(tags),
     )
@@ -259,18 +262,29 @@ def _name(serialized: Serialized, name: str | None, fallback: str) -> str:
 
 def _endpoint(serialized: Serialized) -> str | None:
     kwargs = serialized.get("kwargs") if isinstance(serialized, dict) else None
-    return first_text(kwargs, _BASE_URL_KEYS) if isinstance(kwargs, dict) else None
+    return first_text(kwargs, _BASE_URL_KEYS) if kwargs and isinstance(kwargs, dict) else None
 
 
 def first_text(source: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """The first non-empty text under one of the keys."""
     for key in keys:
         value = source.get(key)
-        if (
-            isinstance(value, str) and value
-        ):  # in this order: metadata may hold objects whose truth value raises
+        # In this order: metadata may hold objects whose truth value raises.
+        if value is not None and isinstance(value, str) and value:
             return value
     return None
+
+
+def _identity(metadata: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
+    """Agent, conversation and request that a run belongs to."""
+    if not metadata:
+        return None, None, None
+    agent, request_id = metadata.get("lc_agent_name"), metadata.get("request_id")
+    return (
+        agent if isinstance(agent, str) and agent else None,
+        first_text(metadata, _CONVERSATION_KEYS),
+        request_id if isinstance(request_id, str) and request_id else None,
+    )
 
 
 def _has_prefix(tags: Tags, prefix: str) -> bool:

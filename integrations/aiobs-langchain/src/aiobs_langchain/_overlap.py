@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # untyped module
-
 from aiobs_core import get_recorder
 
 _INSTRUMENTORS: Final = {  # module: name to tell
@@ -17,22 +15,22 @@ _INSTRUMENTORS: Final = {  # module: name to tell
 
 
 def report_overlaps() -> None:
-    """Say once for each other instrumentation that is active; imports nothing that is not imported already."""
+    """Say once for each other instrumentation that is active."""
+    from langsmith import utils as langsmith  # LangChain loads it with the first run at the latest
+
     for module, name in _INSTRUMENTORS.items():
         if module in sys.modules and _is_active(module):
             _report(module, f"{name} is active")
-    langsmith = sys.modules.get("langsmith.utils")  # always there: langchain-core needs it
-    if (
-        langsmith is not None
-        and langsmith.get_env_var("OTEL_ENABLED") == "true"
-        and langsmith.tracing_is_enabled()
-    ):
+    if langsmith.get_env_var("OTEL_ENABLED") == "true" and langsmith.tracing_is_enabled():
         _report("langsmith", "LANGSMITH_OTEL_ENABLED makes LangSmith send its runs as OpenTelemetry spans")
 
 
 def _is_active(module: str) -> bool:
+    from opentelemetry.instrumentation import instrumentor  # loaded by the module in question
+
+    base = instrumentor.BaseInstrumentor  # type: ignore[attr-defined]  # untyped module
     for value in vars(sys.modules[module]).values():
-        if isinstance(value, type) and value.__module__ == module and issubclass(value, BaseInstrumentor):
+        if isinstance(value, type) and value.__module__ == module and issubclass(value, base):
             return bool(value().is_instrumented_by_opentelemetry)  # instrumentors are singletons
     return False
 

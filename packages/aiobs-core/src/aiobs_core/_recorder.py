@@ -357,16 +357,8 @@ class Recorder:
                 if parent is None and enclosing is not None and enclosing.trace.trace_id == foreign.trace_id:
                     parent = enclosing
         trace = parent.trace if parent is not None else self._pipeline.new_trace(context, parent_context)
-        span = AgentSpan(
-            key,
-            operation,
-            trace=trace,
-            parent=parent,
-            parent_context=parent_context,
-            outer=outer,
-            scope=scope,
-            span_id=self._pipeline.new_span_id(),
-        )
+        span_id = self._pipeline.new_span_id()
+        span = AgentSpan(key, operation, trace, parent, parent_context, outer, scope, span_id)
         span.request = request_attributes.get() or (parent.request if parent is not None else None)
         span.in_event_loop = running_loop() is not None
         return span

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -30,7 +30,18 @@ COMMANDS_GROUP: Final = "aiobs.commands"
 _ENVIRON: Final = os.environ  # noqa: TID251 - handed on to where folders and colours are decided
 SubParsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 _NAME_WIDTH: Final = 80
+_NARROWEST_NAME: Final = 20
 _ID_DIGITS: Final = 12  # of a trace id; enough to be unambiguous among 100,000 runs
+_FIRST_RUN: Final = """\
+To record one, add these lines to your program and run it:
+
+    from aiobs_langchain import AiObsCallbackHandler
+    handler = AiObsCallbackHandler()
+    agent.invoke(question, config={"callbacks": [handler]})  # any model, chain or graph"""
+
+
+class _NothingStoredError(AiobsError):
+    """There is no run to show yet."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = run(arguments)
         sys.stdout.flush()
+    except _NothingStoredError as error:
+        _show_how_to_begin(error)
+        return 1
     except AiobsError as error:
         _complain(str(error))
         return 1
@@ -131,6 +145,11 @@ def _complain(message: str) -> None:
     print(f"aiobs: {_safe(message, sys.stderr)}", file=sys.stderr)
 
 
+def _show_how_to_begin(error: _NothingStoredError) -> None:
+    _complain(str(error))
+    print(_FIRST_RUN, file=sys.stderr)
+
+
 def _safe(text: str, stream: TextIO) -> str:
     """Text from outside as it may go to a terminal: no escape sequences, one line, any length."""
     from aiobs_core.export._text import neutralise
@@ -153,14 +172,20 @@ def _discard_stdout() -> None:
 def _store(arguments: argparse.Namespace) -> Iterator[Store]:
     from aiobs_core._settings import Settings
     from aiobs_core.store.location import store_folder
-    from aiobs_core.store.reader import open_store
+    from aiobs_core.store.reader import NoStoreError, open_store
     from aiobs_core.store.schema import StoreError
 
     setting = arguments.store or Settings.load().store
     folder = store_folder(setting, cwd=Path.cwd(), environ=_ENVIRON)
     if folder is None:
         raise StoreError("AIOBS_STORE is `off`; name the folder of a store with --store.")
-    with closing(open_store(folder, health=Health())) as store:
+    try:
+        opened = open_store(folder, health=Health())
+    except NoStoreError:
+        raise _NothingStoredError(
+            f"There is no aiobs store in {folder}; --store DIR or AIOBS_STORE looks elsewhere."
+        ) from None
+    with closing(opened) as store:
         yield store
 
 
@@ -173,29 +198,66 @@ def _runs(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _print_json([asdict(run) for run in runs])
         elif runs:
-            print("\n".join(_table(runs)))
+            print("\n".join(_table(store, runs)))
         else:
-            print(f"{store.path} holds no run yet.")
+            _show_how_to_begin(_nothing_in(store))
     return 0
 
 
-def _table(runs: Iterable[StoredRun]) -> Iterator[str]:
-    from aiobs_core.export._text import cut, duration_text
+def _nothing_in(store: Store) -> _NothingStoredError:
+    return _NothingStoredError(f"{store.path} holds no run yet; --store DIR or AIOBS_STORE looks elsewhere.")
 
-    columns = "{:<12}  {:<19}  {:>8}  {:>6}  {:>6}  {:>13}  {:>9}  {}"
-    yield columns.format("TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "COST", "NAME").rstrip()
-    for run in runs:
-        start = datetime.fromtimestamp(run.start_ns / 1e9).astimezone()
-        yield columns.format(
-            run.trace_id[:_ID_DIGITS],
-            start.strftime("%Y-%m-%d %H:%M:%S"),
-            "pending" if run.is_pending else duration_text(run.end_ns - run.start_ns),
-            run.span_count,
-            run.error_count or "-",
-            _tokens(run),
-            "-" if run.cost_nano_usd is None else f"${run.cost_nano_usd / 1e9:.4f}",
-            "-" if run.name is None else cut(_safe(run.name, sys.stdout), _NAME_WIDTH, ellipsis="..."),
-        )
+
+def _table(store: Store, runs: Sequence[StoredRun]) -> Iterator[str]:
+    """A line of headings and one per run, each column as wide as its widest cell, the name in what is left."""
+    from aiobs_core.export._text import cut, display_width
+
+    rows: list[tuple[str, ...]] = [("TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "COST", "NAME")]
+    rows += [_cells(store, run) for run in runs]
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)][:-1]
+    taken = sum(widths) + 2 * len(widths)
+    columns = shutil.get_terminal_size((taken + _NAME_WIDTH, 24)).columns
+    for trace_id, start, *numbers, name in rows:
+        cells = [trace_id.ljust(widths[0]), start.ljust(widths[1])]
+        cells += [number.rjust(width) for number, width in zip(numbers, widths[2:], strict=True)]
+        cells.append(cut(name, min(max(columns - taken, _NARROWEST_NAME), _NAME_WIDTH), ellipsis="..."))
+        yield "  ".join(cells)
+
+
+def _cells(store: Store, run: StoredRun) -> tuple[str, ...]:
+    from aiobs_core.export._text import duration_text
+
+    start = datetime.fromtimestamp(run.start_ns / 1e9).astimezone()
+    name, error_count = _headline(store, run)
+    return (
+        run.trace_id[:_ID_DIGITS],
+        start.strftime("%Y-%m-%d %H:%M:%S"),
+        "pending" if run.is_pending else duration_text(run.end_ns - run.start_ns),
+        str(run.span_count),
+        str(error_count or "-"),
+        _tokens(run),
+        "-" if run.cost_nano_usd is None else f"${run.cost_nano_usd / 1e9:.4f}",
+        name,
+    )
+
+
+def _headline(store: Store, run: StoredRun) -> tuple[str, int]:
+    """Name and count of errors as the tree of the run says them; as the store has them if it cannot be read."""
+    from aiobs_core.export.tree import headline
+    from aiobs_core.store.schema import StoreError
+
+    name = "-" if run.name is None else _safe(run.name, sys.stdout)
+    # The tree says more than the store's sums only where errors were passed on or the name has an operation.
+    if run.error_count <= 1 and " " not in name:
+        return name, run.error_count
+    try:
+        spans = [span.to_readable() for span in store.trace(run.trace_id)]
+    except StoreError:
+        return name, run.error_count
+    found = headline(spans, encoding=sys.stdout.encoding or "utf-8")
+    if found is None:
+        return name, run.error_count
+    return name if run.is_pending else found.name, found.failure_count
 
 
 def _tokens(run: StoredRun) -> str:
@@ -212,19 +274,23 @@ def _tokens(run: StoredRun) -> str:
 
 def _show(arguments: argparse.Namespace) -> int:
     with _store(arguments) as store:
+        if not store.runs(1):
+            raise _nothing_in(store)
         spans = store.trace(arguments.trace)
     if arguments.json:
         _print_json([_flat(span) for span in spans])
         return 0
+    from aiobs_core.export._layout import Glyphs, shows_colours
     from aiobs_core.export.tree import render_tree
 
     out = sys.stdout
-    is_unicode = (out.encoding or "").lower().replace("-", "").startswith("utf")
+    encoding = out.encoding or "utf-8"
     tree = render_tree(
         [span.to_readable() for span in spans],
         width=shutil.get_terminal_size((110, 24)).columns,
-        color=out.isatty() and not _ENVIRON.get("NO_COLOR"),
-        ascii_only=not is_unicode,
+        color=shows_colours(out, _ENVIRON),
+        ascii_only=not Glyphs.can_be_written(encoding),
+        encoding=encoding,
     )
     print(tree)
     return 0

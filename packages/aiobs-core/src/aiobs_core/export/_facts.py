@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,11 @@ _KIND_OF_OPERATION: Final = {
     "create_agent": Kind.AGENT,
 }
 _KIND_OF_NAME: Final = {**{kind.value: kind for kind in Kind}, "llm": Kind.MODEL}  # OpenInference says LLM
+_PLUMBING: Final = {Kind.CHAIN, Kind.PROMPT, Kind.PARSER}
+_CALLS_A_MODEL: Final = {Kind.MODEL, Kind.EMBEDDING}
+_MANUAL_SCOPE: Final = semconv.SCOPE_PREFIX + "manual"
+_UNKNOWN_ERROR: Final = "error"
+_CACHE_HIT: Final = "cache hit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +45,10 @@ class Facts:
     cached_tokens: int | None
     estimated: bool
     failed: bool
-    note: str  # error type, or how it ended, or "": all went well
+    note: str  # class of the error, or how it ended, or "": all went well
+    attempt: int | None  # from 2 on
+    resume_wait_ns: int | None
+    request: str  # the application's name of it, or ""
 
     @property
     def span_id(self) -> int:
@@ -60,7 +68,23 @@ class Facts:
     @property
     def identity(self) -> tuple[object, ...]:
         """What makes siblings equal."""
-        return self.kind, self.name, self.model, self.note
+        return self.kind, self.name, self.model, self.note, self.attempt, self.resume_wait_ns
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether there is nothing to say about its end."""
+        return not self.failed and self.note in ("", _CACHE_HIT)
+
+    @property
+    def calls_a_model(self) -> bool:
+        """Whether its tokens are paid for."""
+        return self.kind in _CALLS_A_MODEL
+
+    @property
+    def is_plumbing(self) -> bool:
+        """Whether a framework made it of its own; what the application wrote down by hand never is."""
+        scope = self.span.instrumentation_scope
+        return self.kind in _PLUMBING and (scope is None or scope.name != _MANUAL_SCOPE)
 
 
 def is_local_root(span: ReadableSpan) -> bool:
@@ -87,9 +111,13 @@ def _facts(span: ReadableSpan, encoding: str) -> Facts:
     source = _text(span, semconv.USAGE_SOURCE)
     note = "" if outcome == RunStatus.SUCCESS.value else outcome.replace("_", " ")
     if failed:
-        note = _text(span, semconv.ERROR_TYPE) or "error"
+        # The class alone: the module's name would push it out of the row.
+        error_type = _text(span, semconv.ERROR_TYPE)
+        note = error_type.rpartition(".")[2] or error_type or _UNKNOWN_ERROR
     elif not note and source == "cache_hit":
-        note = "cache hit"
+        note = _CACHE_HIT
+    attempt = _count(span, semconv.RETRY_ATTEMPT)
+    resume_wait_s = _number(span, semconv.RESUME_WAIT_S)
     return Facts(
         span=span,
         kind=kind,
@@ -104,7 +132,75 @@ def _facts(span: ReadableSpan, encoding: str) -> Facts:
         estimated=source == "estimated",
         failed=failed,
         note=neutralise(note, encoding=encoding),
+        attempt=attempt if attempt is not None and attempt > 1 else None,
+        resume_wait_ns=None if resume_wait_s is None else int(resume_wait_s * 1e9),
+        request=neutralise(_given_request_id(span), encoding=encoding),
     )
+
+
+def walk(facts: Sequence[Facts]) -> Iterator[tuple[Facts, int | None]]:
+    """Each span once, parents first, with the id of the span above it; iterative, since traces may be deep."""
+    children: dict[int | None, list[Facts]] = {}
+    known = {item.span_id for item in facts}
+    for item in facts:
+        parent_id = item.parent_id if item.parent_id in known else None
+        children.setdefault(parent_id, []).append(item)
+    visited: set[int] = set()
+    # Real roots first, then spans whose parent is missing, then whatever is left: loops of parents.
+    tops = sorted(children.get(None, []), key=lambda item: not is_local_root(item.span))
+    for top in [*tops, *facts]:
+        stack: list[tuple[Facts, int | None]] = [(top, None)]
+        while stack:
+            item, above = stack.pop()
+            if item.span_id in visited:
+                continue
+            visited.add(item.span_id)
+            yield item, above
+            stack.extend((child, item.span_id) for child in reversed(children.get(item.span_id, [])))
+
+
+def passing_on(facts: Iterable[Facts]) -> set[int]:
+    """Ids of the spans that failed only because the error of a child went through them."""
+    failed = {item.span_id: item for item in facts if item.failed}
+    passing: set[int] = set()
+    seen: set[tuple[int, str]] = set()
+    for item in failed.values():
+        child, error = item, item.note
+        while child.parent_id is not None and child.parent_id in failed:
+            parent = failed[child.parent_id]
+            # An unknown error is taken for the child's: spans of other instrumentations seldom name the class.
+            if parent.note not in (error, _UNKNOWN_ERROR) or (parent.span_id, error) in seen:
+                break
+            seen.add((parent.span_id, error))
+            passing.add(parent.span_id)
+            child = parent
+    return passing
+
+
+def failure_count(facts: Sequence[Facts]) -> int:
+    """How many things went wrong: an error counts where it arose, not again in the spans that it went through."""
+    failed = sum(item.failed for item in facts)
+    # In a loop of parents each passes the error on.
+    return max(failed - len(passing_on(facts)), min(failed, 1))
+
+
+def outermost_calls(facts: Sequence[Facts]) -> list[Facts]:
+    """Model and embedding calls, without those inside another one: a client's span repeats its framework's tokens."""
+    calls = {item.span_id for item in facts if item.calls_a_model}
+    parents = {item.span_id: item.parent_id for item in facts}
+    outermost = []
+    inside: dict[int, bool] = {}
+    for item in facts:
+        path: dict[int, bool] = {}
+        span_id = parents.get(item.span_id)
+        while span_id is not None and span_id not in inside and span_id not in calls and span_id not in path:
+            path[span_id] = True
+            span_id = parents.get(span_id)
+        found = span_id is not None and (span_id in calls or inside.get(span_id, False))
+        inside.update(dict.fromkeys(path, found))
+        if item.span_id in calls and not found:
+            outermost.append(item)
+    return outermost
 
 
 def is_failed(span: ReadableSpan) -> bool:
@@ -126,6 +222,13 @@ def _own_name(span: ReadableSpan, model: str) -> str:
     if operation != _text(span, semconv.GEN_AI_OPERATION_NAME) or not target.strip():
         return span.name
     return operation if target == model else target
+
+
+def _given_request_id(span: ReadableSpan) -> str:
+    """The request's id if it tells more than the trace id, which stands in for one that nobody gave."""
+    request_id = _text(span, semconv.REQUEST_ID)
+    is_made_up = span.context is not None and request_id == format(span.context.trace_id, "032x")
+    return "" if is_made_up else request_id
 
 
 def _text(span: ReadableSpan, *names: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
+from typing import Final, TextIO
 
 from aiobs_core._operation import Kind
 from aiobs_core.export._text import cut, display_width
@@ -48,6 +49,15 @@ class Glyphs:
     halves: (
         str  # of a bar's cell, by 3 * left half + right half; each: 0 idle, 1 before the first chunk, 2 busy
     )
+
+    @classmethod
+    def can_be_written(cls, encoding: str) -> bool:
+        """Whether a stream of this encoding takes the characters of `unicode()`."""
+        try:
+            _UNICODE.all().encode(encoding)
+        except (UnicodeEncodeError, LookupError):
+            return False
+        return True
 
     @classmethod
     def unicode(cls) -> Glyphs:
@@ -165,6 +175,14 @@ def paint(segment: Segment, color: bool) -> str:
     """Text with its ANSI colour, or as it is."""
     text, code = segment
     return f"\x1b[{code}m{text}\x1b[0m" if color and code and text.strip() else text
+
+
+def shows_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether the stream is a terminal that shows colours, and nobody asked for none."""
+    if environ.get("NO_COLOR") or environ.get("TERM") == "dumb" or not stream.isatty():
+        return False
+    # The old Windows console shows escape sequences as text; newer terminals set one of these.
+    return os.name != "nt" or any(environ.get(name) for name in ("WT_SESSION", "TERM", "ANSICON"))
 
 
 def fit_columns(columns: Sequence[Column], width: int, glyphs: Glyphs) -> list[list[Segment]]:

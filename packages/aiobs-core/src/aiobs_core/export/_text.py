@@ -66,7 +66,9 @@ def cut(text: str, width: int, *, ellipsis: str) -> str:
 
 
 def duration_text(duration_ns: int) -> str:
-    """A duration in nanoseconds as `0.4ms`, `310ms`, `11.87s`, `2m05s` or `1h02m`."""
+    """A duration in nanoseconds as `<0.1ms`, `0.4ms`, `310ms`, `11.87s`, `2m05s` or `1h02m`."""
+    if duration_ns < 100_000:
+        return "<0.1ms"
     if duration_ns < 9_950_000:
         return f"{duration_ns / 1e6:.1f}ms"
     if duration_ns < 999_500_000:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TextIO, TypedDict
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from aiobs_core.export._facts import is_failed, is_local_root, kind_of
-from aiobs_core.export._layout import Glyphs, paint
+from aiobs_core.export._layout import Glyphs, paint, shows_colours
 from aiobs_core.export._text import neutralise
 from aiobs_core.export.tree import render_summary, render_tree
 
@@ -47,7 +47,7 @@ class ConsoleExporter(SpanExporter):
             failed or took over a second, else one line; nothing for traces in which no agent, model or tool ran.
         stream: Where to print; None is `sys.stderr` as it is at that moment.
         environ: Variables to read (`NO_COLOR`, `TERM`, `CI`, `COLUMNS`); the process's own if None.
-        footer: Where the run can be found later; ends each tree, and the first of the single lines.
+        footer: Where runs can be found later; said once, after the first tree or line.
         health: Where problems are counted.
 
     Raises:
@@ -159,8 +159,8 @@ class ConsoleExporter(SpanExporter):
     def _print(self, finished: Sequence[tuple[ReadableSpan, list[ReadableSpan]]], stream: TextIO) -> None:
         encoding = getattr(stream, "encoding", None) or "utf-8"  # io.StringIO has none and takes everything
         width = _width(stream, self._environ)
-        colour = self._has_colour(stream)
-        ascii_only = not _can_encode(encoding, Glyphs.unicode().all())
+        colour = shows_colours(stream, self._environ)
+        ascii_only = not Glyphs.can_be_written(encoding)
         blocks = []
         for root, spans in finished:
             as_tree = self._mode == "tree" or (self._mode == "auto" and _deserves_a_tree(root))
@@ -169,18 +169,12 @@ class ConsoleExporter(SpanExporter):
                 blocks.append(render_tree(spans, max_rows=_MAX_ROWS, **options))
             else:
                 blocks.append(render_summary(spans, **options))
-            if self._footer and (as_tree or not self._footer_was_shown):
+            if self._footer and not self._footer_was_shown:
                 self._footer_was_shown = True
                 footer = neutralise(self._footer, encoding=encoding)
                 blocks.append(paint((footer, "2"), colour))
         stream.write("\n".join(blocks) + "\n")
         stream.flush()
-
-    def _has_colour(self, stream: TextIO) -> bool:
-        if self._environ.get("NO_COLOR") or self._environ.get("TERM") == "dumb" or not stream.isatty():
-            return False
-        # The old Windows console shows escape sequences as text; newer terminals set one of these.
-        return os.name != "nt" or any(self._environ.get(name) for name in ("WT_SESSION", "TERM", "ANSICON"))
 
     def _report_dropped(self) -> None:
         dropped, self._dropped = self._dropped, set()
@@ -211,14 +205,6 @@ def _descendants(root: ReadableSpan, spans: Sequence[ReadableSpan] | deque[Reada
 
 def _deserves_a_tree(root: ReadableSpan) -> bool:
     return is_failed(root) or (root.end_time or 0) - (root.start_time or 0) > _LONG_RUN_NS
-
-
-def _can_encode(encoding: str, text: str) -> bool:
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _width(stream: TextIO, environ: Mapping[str, str]) -> int:

@@ -9,19 +9,25 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from aiobs_core._operation import Kind, RunStatus
-from aiobs_core.export._facts import Facts, is_local_root, unique_facts
-from aiobs_core.export._layout import Column, Glyphs, Segment, bar, fit_columns, paint
+from aiobs_core.export._facts import (
+    Facts,
+    failure_count,
+    outermost_calls,
+    passing_on,
+    unique_facts,
+    walk,
+)
+from aiobs_core.export._layout import Column, Glyphs, Segment, bar, fit_columns, paint, segments_width
 from aiobs_core.export._text import count_text, cut, duration_text
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-_PLUMBING: Final = {Kind.CHAIN, Kind.PROMPT, Kind.PARSER}
-_CALLS_A_MODEL: Final = {Kind.MODEL, Kind.EMBEDDING}
 _FOLD_FROM: Final = 3  # two equal calls are still told apart at a glance
 _MAX_FAILED_BELOW: Final = 20
 _NARROWEST: Final = 20
 _NARROW_NAME: Final = 8  # of the root, in a line of totals
+_REQUEST_WIDTH: Final = 24
 _COLOUR_OF_KIND: Final = {
     Kind.WORKFLOW: "35",
     Kind.AGENT: "35",
@@ -43,6 +49,30 @@ class _Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Tree:
+    facts: Sequence[Facts]  # of all spans
+    root: _Node
+    hidden: list[Facts]
+
+    @property
+    def tops(self) -> list[Facts]:
+        return [node.facts for node in self.root.children if node.facts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """A trace in a list of many.
+
+    Attributes:
+        name: What ran, as the first row of its tree says it.
+        failure_count: How many things went wrong, as the last line of its tree says it.
+    """
+
+    name: str
+    failure_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     prefix: str
     spans: Sequence[Facts]  # more than one: equal siblings, folded
@@ -60,8 +90,9 @@ def render_tree(
 ) -> str:
     """Draw the spans of one trace as a tree with a line of totals, without a final newline.
 
-    Plumbing (inner chains, prompts, parsers) that did not fail is left out; its children stand under the nearest
-    ancestor shown. Names are neutralised: no control character reaches the terminal. Columns that do not fit are
+    Plumbing (inner chains, prompts, parsers) of a framework is left out, its children stand under the nearest ancestor
+    shown. It gets a row where it tells more than those below: an error that arose in it, another end than success that
+    none of them had, a repeated attempt. Names are neutralised: no control character reaches the terminal. Columns that do not fit are
     dropped from right to left, errors last of all.
 
     Args:
@@ -77,14 +108,14 @@ def render_tree(
     facts = unique_facts(spans, encoding or ("ascii" if ascii_only else "utf-8"))
     if not facts:
         return ""
-    root = _grow(facts)
-    rows = list(_rows(root, glyphs, deepest=max(width // 6, 2)))
+    grown = _grow(facts)
+    rows = list(_rows(grown.root, glyphs, deepest=max(width // 6, 2)))
     if max_rows is not None:
         failed_below = [row for row in rows[max_rows:] if row.spans[0].failed]
         rows = rows[:max_rows] + failed_below[:_MAX_FAILED_BELOW]
-    shown = sum(len(row.spans) for row in rows)
+    drawn = sum(len(row.spans) for row in rows)
     lines = fit_columns(_columns(rows, facts, glyphs), width, glyphs)
-    total = _totals(root, facts, shown=shown, width=width, glyphs=glyphs)
+    total = _totals(grown, drawn=drawn, width=width, glyphs=glyphs)
     return "\n".join("".join(paint(segment, color) for segment in line).rstrip() for line in [*lines, total])
 
 
@@ -102,38 +133,59 @@ def render_summary(
     facts = unique_facts(spans, encoding or ("ascii" if ascii_only else "utf-8"))
     if not facts:
         return ""
-    root = _grow(facts)
-    return "".join(
-        paint(segment, color)
-        for segment in _totals(root, facts, shown=len(facts), width=width, glyphs=glyphs, with_name=True)
-    )
+    line = _totals(_grow(facts), width=width, glyphs=glyphs, with_name=True)
+    return "".join(paint(segment, color) for segment in line)
+
+
+def headline(spans: Sequence[ReadableSpan], *, encoding: str) -> Headline | None:
+    """What a list of traces says about one; None for no spans. The arguments are those of `render_tree`."""
+    facts = unique_facts(spans, encoding)
+    if not facts:
+        return None
+    top, _ = next(walk(facts))
+    name = f"{top.name} {top.model}" if top.calls_a_model and top.model else top.name
+    return Headline(name=name, failure_count=failure_count(facts))
 
 
 # --- the tree ---------------------------------------------------------------------------------------------------
-def _grow(facts: Sequence[Facts]) -> _Node:
-    """Build the tree of what is shown; iterative, since traces may be thousands of spans deep."""
-    children: dict[int | None, list[Facts]] = {}
-    known = {item.span_id for item in facts}
-    for item in facts:
-        parent_id = item.parent_id if item.parent_id in known else None
-        children.setdefault(parent_id, []).append(item)
-    root = _Node(facts=None)
-    placed: set[int] = set()
-    # Real roots first, then spans whose parent is missing, then whatever is left: loops of parents.
-    tops = sorted(children.get(None, []), key=lambda item: not is_local_root(item.span))
-    for top in [*tops, *facts]:
-        stack = [(top, root)]
-        while stack:
-            item, parent = stack.pop()
-            if item.span_id in placed:
-                continue
-            placed.add(item.span_id)
-            node = parent
-            if parent is root or item.failed or item.kind not in _PLUMBING:
-                node = _Node(facts=item)
-                parent.children.append(node)
-            stack.extend((child, node) for child in reversed(children.get(item.span_id, [])))
-    return root
+def _grow(facts: Sequence[Facts]) -> _Tree:
+    """Build the tree of what is shown."""
+    visits = list(walk(facts))
+    shown = _shown(visits, passing_on(facts))
+    tree = _Tree(facts=facts, root=_Node(facts=None), hidden=[])
+    places: dict[int | None, _Node] = {None: tree.root}
+    for item, above in visits:
+        node = places[above]
+        if item.span_id in shown:
+            parent, node = node, _Node(facts=item)
+            parent.children.append(node)
+        else:
+            tree.hidden.append(item)
+        places[item.span_id] = node
+    return tree
+
+
+def _shown(visits: Sequence[tuple[Facts, int | None]], passing: set[int]) -> set[int]:
+    """Ids of the spans that get a row, decided from the leaves up."""
+    shown: set[int] = set()
+    ends_below: dict[int, set[str]] = {}  # how rows below a span ended, errors and good ends left out
+    for item, above in reversed(visits):
+        ends = ends_below.pop(item.span_id, set())
+        if above is None or _deserves_a_row(item, ends, passing):
+            shown.add(item.span_id)
+            if not item.failed and not item.ended_well:
+                ends.add(item.note)
+        if above is not None and ends:
+            ends_below[above] = ends_below[above] | ends if above in ends_below else ends
+    return shown
+
+
+def _deserves_a_row(item: Facts, ends_below: set[str], passing: set[int]) -> bool:
+    if not item.is_plumbing or item.attempt is not None:
+        return True
+    if item.failed:
+        return item.span_id not in passing
+    return not item.ended_well and item.note not in ends_below
 
 
 def _rows(root: _Node, glyphs: Glyphs, *, deepest: int) -> Iterator[_Row]:
@@ -198,7 +250,7 @@ def _columns(rows: Sequence[_Row], facts: Sequence[Facts], glyphs: Glyphs) -> li
 def _name_cell(row: _Row, glyphs: Glyphs) -> list[Segment]:
     facts = row.spans[0]
     times = f" {glyphs.times}{len(row.spans)}" if len(row.spans) > 1 else ""
-    mark = "" if facts.note in ("", "cache hit") else " " + _mark(facts, glyphs)
+    mark = "" if facts.ended_well else " " + _mark(facts, glyphs)
     return [
         (row.prefix, _DIM),
         (glyphs.icon(facts.kind) + " ", _colour(facts)),
@@ -213,7 +265,7 @@ def _colour(facts: Facts) -> str:
 
 
 def _note_colour(facts: Facts) -> str:
-    return _RED if facts.failed else _DIM if facts.note == "cache hit" else _YELLOW
+    return _RED if facts.failed else _DIM if facts.ended_well else _YELLOW
 
 
 def _mark(facts: Facts, glyphs: Glyphs) -> str:
@@ -221,7 +273,7 @@ def _mark(facts: Facts, glyphs: Glyphs) -> str:
         return glyphs.failed
     if facts.note == RunStatus.INTERRUPTED.value:
         return glyphs.paused
-    return glyphs.done if facts.note in ("", "cache hit") else glyphs.stopped
+    return glyphs.done if facts.ended_well else glyphs.stopped
 
 
 def _tokens(spans: Sequence[Facts], glyphs: Glyphs) -> str:
@@ -238,17 +290,15 @@ def _tokens(spans: Sequence[Facts], glyphs: Glyphs) -> str:
 def _remarks(row: _Row) -> list[Segment]:
     facts = row.spans[0]
     cached = _sum(item.cached_tokens for item in row.spans)
-    remarks = [
-        (facts.note, _note_colour(facts)),
-        (f"{count_text(cached)} cached" if cached else "", _DIM),
-        (
-            f"first {duration_text(facts.first_chunk_ns)}"
-            if facts.first_chunk_ns and len(row.spans) == 1
-            else "",
-            _DIM,
-        ),
-    ]
-    told = [remark for remark in remarks if remark[0]]
+    told = [(facts.note, _note_colour(facts))] if facts.note else []
+    if facts.attempt is not None:
+        told.append((f"attempt {count_text(facts.attempt)}", _YELLOW))
+    if facts.resume_wait_ns is not None:
+        told.append((f"resumed after {duration_text(facts.resume_wait_ns)}", _YELLOW))
+    if cached:
+        told.append((f"{count_text(cached)} cached", _DIM))
+    if facts.first_chunk_ns and len(row.spans) == 1:
+        told.append((f"first {duration_text(facts.first_chunk_ns)}", _DIM))
     return [(f"  {text}" if position else text, colour) for position, (text, colour) in enumerate(told)]
 
 
@@ -272,63 +322,70 @@ def _busy_ns(spans: Iterable[Facts]) -> int:
 
 # --- totals -----------------------------------------------------------------------------------------------------
 def _totals(
-    root: _Node, facts: Sequence[Facts], *, shown: int, width: int, glyphs: Glyphs, with_name: bool = False
+    tree: _Tree, *, drawn: int | None = None, width: int, glyphs: Glyphs, with_name: bool = False
 ) -> list[Segment]:
-    tops = [node.facts for node in root.children if node.facts]
+    tops = tree.tops
     first = next((top for top in tops if top.failed), tops[0])
-    mark = (_mark(first, glyphs), _GREEN if not first.note else _note_colour(first))
-    wall_ns = max(item.end_ns for item in facts) - min(item.start_ns for item in facts)
-    parts = _total_parts(facts, shown=shown, wall_ns=wall_ns)
+    mark = (_mark(first, glyphs), _GREEN if first.ended_well else _note_colour(first))
+    parts = _total_parts(tree, drawn=drawn, glyphs=glyphs)
     # The least telling part goes first where the line is too narrow; mark and wall time stay.
-    taken = len(mark[0]) + 1 + (_NARROW_NAME + 2 if with_name else 0) - 3
-    for dispensable in ("share", "spans", "tokens", "failed"):
-        if taken + sum(len(text) + 3 for text, _ in parts.values()) > width:
+    taken = len(mark[0]) + 1 + (_NARROW_NAME + 2 if with_name else 0)
+    for dispensable in ("share", "hidden", "spans", "tokens", "request", "failed"):
+        if taken + segments_width(_joined(parts, glyphs)) > width:
             parts.pop(dispensable, None)
-    room = width - taken - sum(len(text) + 3 for text, _ in parts.values()) + _NARROW_NAME
     line = [mark, (" ", "")]
+    rest = _joined(parts, glyphs)
     if with_name:
+        room = width - taken - segments_width(rest) + _NARROW_NAME
         line.append((cut(tops[0].name, max(room, 4), ellipsis=glyphs.ellipsis) + "  ", _BOLD))
-    for position, (text, colour) in enumerate(parts.values()):
-        line.append((f" {glyphs.dot} " if position else "", _DIM))
-        line.append((text, colour))
-    return line
+    return line + rest
 
 
-def _total_parts(facts: Sequence[Facts], *, shown: int, wall_ns: int) -> dict[str, Segment]:
-    models = _outermost_calls(facts)
+def _joined(parts: dict[str, Segment], glyphs: Glyphs) -> list[Segment]:
+    joined: list[Segment] = []
+    for part, segment in parts.items():
+        if joined:
+            joined.append((", " if part == "hidden" else f" {glyphs.dot} ", _DIM))
+        joined.append(segment)
+    return joined
+
+
+def _total_parts(tree: _Tree, *, drawn: int | None, glyphs: Glyphs) -> dict[str, Segment]:
+    facts = tree.facts
+    models = outermost_calls(facts)
+    wall_ns = max(item.end_ns for item in facts) - min(item.start_ns for item in facts)
+    parts: dict[str, Segment] = {}
+    if any(item.span.end_time for item in facts):
+        parts["wall"] = (duration_text(wall_ns), "")
+    parts |= _span_counts(tree, drawn)
     given, got = _sum(item.input_tokens for item in models), _sum(item.output_tokens for item in models)
-    failures = sum(item.failed for item in facts)
-    plural = "" if len(facts) == 1 else "s"
-    parts = {"wall": (duration_text(wall_ns), "")}
-    if shown < len(facts):
-        parts["spans"] = (f"showing {shown} of {len(facts)} spans", "")
-    else:
-        parts["spans"] = (f"{len(facts)} span{plural}", "")
     known = [f"{count_text(n)} {word}" for n, word in ((given, "in"), (got, "out")) if n is not None]
     if known:
         parts["tokens"] = (" / ".join(known), "")
     generating = [item for item in models if item.kind is Kind.MODEL]
     if generating and wall_ns:
         parts["share"] = (f"model {100 * _busy_ns(generating) / wall_ns:.0f}% of wall", "")
-    if failures:
+    if failures := failure_count(facts):
         parts["failed"] = (f"{failures} failed", _RED)
+    # Runs of one agent that go on at once differ in nothing else.
+    if request := next((item.request for item in facts if item.request), ""):
+        parts["request"] = (f"request {cut(request, _REQUEST_WIDTH, ellipsis=glyphs.ellipsis)}", "")
     return parts
 
 
-def _outermost_calls(facts: Sequence[Facts]) -> list[Facts]:
-    """Model and embedding calls, without those inside another one: a client's span repeats its framework's tokens."""
-    calls = {item.span_id for item in facts if item.kind in _CALLS_A_MODEL}
-    parents = {item.span_id: item.parent_id for item in facts}
-    outermost = []
-    inside: dict[int, bool] = {}
-    for item in facts:
-        path: dict[int, bool] = {}
-        span_id = parents.get(item.span_id)
-        while span_id is not None and span_id not in inside and span_id not in calls and span_id not in path:
-            path[span_id] = True
-            span_id = parents.get(span_id)
-        found = span_id is not None and (span_id in calls or inside.get(span_id, False))
-        inside.update(dict.fromkeys(path, found))
-        if item.span_id in calls and not found:
-            outermost.append(item)
-    return outermost
+def _span_counts(tree: _Tree, drawn: int | None) -> dict[str, Segment]:
+    """How many spans there are, drawn and left out; of a line that draws none just how many."""
+    if drawn is None:
+        return {"spans": (_counted(len(tree.facts), "span"), "")}
+    shown, hidden = len(tree.facts) - len(tree.hidden), len(tree.hidden)
+    spans = _counted(shown, "span")
+    counts: dict[str, Segment] = {"spans": (f"showing {drawn} of {spans}" if drawn < shown else spans, "")}
+    kinds = {item.kind.value for item in tree.hidden if item.kind}
+    if hidden:
+        noun = kinds.pop() if len(kinds) == 1 else "plumbing run"
+        counts["hidden"] = (f"{_counted(hidden, noun)} hidden", _DIM)
+    return counts
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _MAX_CHARS: Final = 4_096
 _MAX_ITEMS: Final = 128
-_INT64: Final = 1 << 63
+_MAX_INT: Final = (1 << 63) - 1
+_MIN_INT: Final = -(1 << 63)
 _UNSET: Final = Status(StatusCode.UNSET)
 _OK: Final = Status(StatusCode.OK)
 _ERROR: Final = Status(StatusCode.ERROR)
@@ -93,14 +94,14 @@ class Renderer:
             attributes[semconv.ERROR_TYPE] = run.error_type
         make = _RenderedRoot if span.is_local_root else RenderedSpan
         return make(
-            name=_text(span.name_override or gen_ai.span_name(run)),
-            context=span.own_context(),
-            parent=run.parent,
-            resource=self._resource,
-            attributes=clean(attributes),
-            events=_events(run),
-            links=run.links,
-            kind=gen_ai.span_kind(run),
+            _text(span.name_override or gen_ai.span_name(run)),
+            span.own_context(),
+            run.parent,
+            self._resource,
+            clean(attributes),
+            _events(run),
+            run.links,
+            gen_ai.span_kind(run),
             status=_status(run),
             start_time=span.start_ns,
             end_time=span.end_ns,
@@ -167,36 +168,43 @@ def _without_text(event: Event) -> Event:
 
 def clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes reduced to what OTLP can carry: others are left out, long or broken text is cut or mended."""
-    out: dict[str, Any] = {}
-    for key, value in attributes.items():
+    out = dict(attributes)
+    for key, value in attributes.items():  # nearly all are fine as they are: only the others are touched
         kind = type(value)
         if kind is str:
-            out[key] = value if len(value) <= _MAX_CHARS and value.isascii() else _text(value)
-        elif kind is bool:
-            out[key] = value
+            if len(value) > _MAX_CHARS or not value.isascii():
+                out[key] = _text(value)
         elif kind is int:
-            if -_INT64 <= value < _INT64:
-                out[key] = value
+            if not _MIN_INT <= value <= _MAX_INT:
+                del out[key]
         elif kind is float:
-            if math.isfinite(value):
-                out[key] = value
-        elif kind is tuple or kind is list:
-            items = _items(value)
-            if items is not None:
-                out[key] = items
-        elif isinstance(value, str):  # an enum of strings
-            out[key] = _text(str.__str__(value))
+            if not math.isfinite(value):
+                del out[key]
+        elif kind is not bool:
+            mended = _mended(value)
+            if mended is None:
+                del out[key]
+            else:
+                out[key] = mended
     return out
+
+
+def _mended(value: object) -> Any:
+    if type(value) is tuple or type(value) is list:
+        return _items(value)
+    return _text(str.__str__(value)) if isinstance(value, str) else None  # an enum of strings
 
 
 def _items(values: Sequence[Any]) -> tuple[Any, ...] | None:
     values = values[:_MAX_ITEMS]
-    if all(type(item) is str for item in values):
-        return tuple(_text(item) for item in values)
-    first = type(values[0])
-    if first in {bool, int} and all(type(item) is first for item in values):
-        return tuple(item for item in values if -_INT64 <= item < _INT64)
-    if first is float and all(type(item) is float for item in values):
+    first = type(values[0]) if values else str
+    if any(type(item) is not first for item in values):
+        return None
+    if first is str:
+        return tuple([_text(item) for item in values])
+    if first is bool or first is int:
+        return tuple(item for item in values if _MIN_INT <= item <= _MAX_INT)
+    if first is float:
         return tuple(item for item in values if math.isfinite(item))
     return None
 
