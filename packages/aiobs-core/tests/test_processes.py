@@ -97,7 +97,7 @@ run("after")
     counts = exported(lines)
     expected = [*(f"parent-{n}" for n in range(50)), *(f"child-{n}" for n in range(20)), "open-during-fork", "after"]
     assert counts == Counter(expected)
-    by_process = {line.split()[1]: line.split()[0] for line in lines.read_text().splitlines()}
+    by_process = {line.split()[-2]: line.split()[0] for line in lines.read_text().splitlines()}
     assert by_process["child-0"] != by_process["parent-0"]
     assert by_process["open-during-fork"] == by_process["parent-0"]
 
@@ -282,7 +282,7 @@ configure(console="off", store=sys.argv[1], flush_interval_s=0.2)
 for number in range(100_000):
     run(f"run-{number}")
     print(number, time.time(), flush=True)
-    time.sleep(0.0005)
+    time.sleep(0.001)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", PRELUDE + script, str(tmp_path)],

@@ -161,12 +161,14 @@ class Pipeline:
         tracer_provider: TracerProvider | None,
     ) -> None:
         """Deliver what is queued, then use the new settings and destinations."""
-        self.shutdown(self._settings.export_timeout_s)
-        with self._lock:
+        with self._lock:  # first of all: a run that starts while the old destinations close opens the new ones
+            timeout_s, was_open = self._settings.export_timeout_s, self.is_open
             self._settings = settings
             self._queue_size = settings.queue_size
             self._exporters = exporters
             self._tracer_provider = tracer_provider
+        if was_open:
+            self.shutdown(timeout_s)
 
     def after_fork_in_child(self) -> Health:
         """Start afresh in a forked child: the parent's threads, locks and connections are not ours."""

@@ -28,6 +28,15 @@ _DEFAULT_SAMPLER = sampling.DEFAULT_ON
 _provider_lock = threading.Lock()
 
 
+def _after_fork_in_child() -> None:
+    global _provider_lock  # another thread of the parent may have held it
+    _provider_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class _ForeignSpans(SpanProcessor):
     """Takes the ended spans of other instrumentations into the corridor; sits in the provider that aiobs made."""
 
