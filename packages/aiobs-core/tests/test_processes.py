@@ -95,7 +95,12 @@ run("after")
         lines,
     )
     counts = exported(lines)
-    expected = [*(f"parent-{n}" for n in range(50)), *(f"child-{n}" for n in range(20)), "open-during-fork", "after"]
+    expected = [
+        *(f"parent-{n}" for n in range(50)),
+        *(f"child-{n}" for n in range(20)),
+        "open-during-fork",
+        "after",
+    ]
     assert counts == Counter(expected)
     by_process = {line.split()[-2]: line.split()[0] for line in lines.read_text().splitlines()}
     assert by_process["child-0"] != by_process["parent-0"]

@@ -79,7 +79,7 @@ def _task() -> Task[Any] | None:
 
 def _frames() -> set[int]:
     frames: set[int] = set()
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (what inspect.currentframe() is made of)
     while frame is not None:
         frames.add(id(frame))
         frame = frame.f_back

@@ -161,7 +161,9 @@ class Pipeline:
         tracer_provider: TracerProvider | None,
     ) -> None:
         """Deliver what is queued, then use the new settings and destinations."""
-        with self._lock:  # first of all: a run that starts while the old destinations close opens the new ones
+        with (
+            self._lock
+        ):  # first of all: a run that starts while the old destinations close opens the new ones
             timeout_s, was_open = self._settings.export_timeout_s, self.is_open
             self._settings = settings
             self._queue_size = settings.queue_size

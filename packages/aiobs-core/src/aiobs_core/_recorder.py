@@ -28,6 +28,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, set_span_in_con
 from aiobs_core._context import SUPPRESS_KEY, request_attributes
 from aiobs_core._health import Health
 from aiobs_core._inside import innermost, note_place
+from aiobs_core._open_run import Lifetime, TransparentRun, http_status
 from aiobs_core._operation import Operation, RunStatus
 from aiobs_core._pipeline import Pipeline
 from aiobs_core._span import AgentSpan
@@ -45,27 +46,6 @@ _RUN_KEY: Final = create_key("aiobs-run")
 _MANUAL_SCOPE: Final = "aiobs.manual"
 
 
-class _Transparent:
-    """Table entry of a run that gets no span: its children hang under `parent`."""
-
-    __slots__ = ("chunk_count", "first_chunk_ns", "last_item", "lifetime", "parent", "started_ns")
-
-    def __init__(self, parent: AgentSpan | None) -> None:
-        self.parent = parent
-        self.chunk_count = 0
-        self.first_chunk_ns = 1
-        self.last_item: object = None
-        self.lifetime: weakref.ref[object] | None = None
-        self.started_ns = perf_counter_ns()
-
-
-class _Lifetime(weakref.ref[object]):
-    """Fires when the framework lets go of a run without having ended it."""
-
-    __slots__ = ("key",)
-    key: Hashable
-
-
 class Recorder:
     """Turns the callbacks of any framework into spans.
 
@@ -81,7 +61,7 @@ class Recorder:
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.health = Health()
-        self._runs: dict[Hashable, AgentSpan | _Transparent] = {}
+        self._runs: dict[Hashable, AgentSpan | TransparentRun] = {}
         self._settings = settings
         self._off = not settings.enabled
         self._max_open_runs = settings.max_open_runs
@@ -186,7 +166,7 @@ class Recorder:
         span.error_class = type(error)
         span.finish()
         try:
-            span.status_code = _http_status(error)
+            span.status_code = http_status(error)
         except BaseException as problem:  # noqa: BLE001 (a property of a foreign class may raise anything)
             self._verb_failed("fail", problem)
         self._ended(span)
@@ -306,7 +286,7 @@ class Recorder:
         current = context.get(_SPAN_KEY, INVALID_SPAN)
         outer: Span = current.current() if type(current) is AgentSpan else current  # type: ignore[assignment]
         above = runs.get(parent) if parent is not None else None
-        if type(above) is _Transparent:
+        if type(above) is TransparentRun:
             above = above.parent
         if type(outer) is AgentSpan:
             if above is None:
@@ -335,7 +315,7 @@ class Recorder:
             self._evict()
         return span
 
-    def _new_span(
+    def _new_span(  # noqa: PLR0917 (keyword arguments would cost on the hot path)
         self,
         key: Hashable,
         operation: OperationSource,
@@ -364,21 +344,21 @@ class Recorder:
         return span
 
     def _start_transparent(self, key: Hashable, above: AgentSpan | None, lifetime: object) -> None:
-        entry = _Transparent(above)
+        entry = TransparentRun(above)
         if lifetime is not None:
             entry.lifetime = self._watch(lifetime, key)
         self._runs.setdefault(key, entry)
 
-    def _watch(self, lifetime: object, key: Hashable) -> _Lifetime | None:
+    def _watch(self, lifetime: object, key: Hashable) -> Lifetime | None:
         try:
-            reference = _Lifetime(lifetime, self._lifetime_over)
+            reference = Lifetime(lifetime, self._lifetime_over)
         except TypeError:  # not every type allows weak references; the TTL remains
             return None
         reference.key = key
         return reference
 
     def _lifetime_over(self, reference: weakref.ref[object]) -> None:
-        key = reference.key  # type: ignore[attr-defined]  # only _Lifetime is made with this callback
+        key = reference.key  # type: ignore[attr-defined]  # only Lifetime is made with this callback
         run = self._runs.get(key)
         if run is not None and run.lifetime is reference:
             in_loop = type(run) is AgentSpan and run.in_event_loop
@@ -407,10 +387,3 @@ class Recorder:
             f"aiobs: recording a run failed in {verb} ({type(error).__name__}); the application is not affected, "
             "the run may be missing.",
         )
-
-
-def _http_status(error: BaseException) -> int | None:
-    code = getattr(error, "status_code", None)
-    if code is None:
-        code = getattr(getattr(error, "response", None), "status_code", None)
-    return code if type(code) is int else None

@@ -197,7 +197,7 @@ def _mended(value: object) -> Any:
 
 def _items(values: Sequence[Any]) -> tuple[Any, ...] | None:
     values = values[:_MAX_ITEMS]
-    first = type(values[0]) if values else str
+    first: type = type(values[0]) if values else str
     if any(type(item) is not first for item in values):
         return None
     if first is str:

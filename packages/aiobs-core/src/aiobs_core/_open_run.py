@@ -1,0 +1,38 @@
+"""What the recorder keeps of an open run beside its span."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+from time import perf_counter_ns
+
+from aiobs_core._span import AgentSpan
+
+
+class TransparentRun:
+    """Table entry of a run that gets no span: its children hang under `parent`."""
+
+    __slots__ = ("chunk_count", "first_chunk_ns", "last_item", "lifetime", "parent", "started_ns")
+
+    def __init__(self, parent: AgentSpan | None) -> None:
+        self.parent = parent
+        self.chunk_count = 0
+        self.first_chunk_ns = 1
+        self.last_item: object = None
+        self.lifetime: weakref.ref[object] | None = None
+        self.started_ns = perf_counter_ns()
+
+
+class Lifetime(weakref.ref[object]):
+    """Fires when the framework lets go of a run without having ended it."""
+
+    __slots__ = ("key",)
+    key: Hashable
+
+
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status that an exception of a client library carries, if any."""
+    code = getattr(error, "status_code", None)
+    if code is None:
+        code = getattr(getattr(error, "response", None), "status_code", None)
+    return code if type(code) is int else None
