@@ -43,7 +43,9 @@ def count(scenario: str, variant: str) -> None:
         _cut()
     expected = (asked.few + asked.many) * asked.spans if variant == "aiobs" else 0
     if exporter.count != expected:
-        raise AssertionError(f"{scenario}, {variant}: {exporter.count} spans were exported, expected {expected}")
+        raise AssertionError(
+            f"{scenario}, {variant}: {exporter.count} spans were exported, expected {expected}"
+        )
 
 
 def _fork(scenario: str, variant: str) -> int:

@@ -10,7 +10,9 @@ from typing import Final
 from benchmarks.tables import Gate, table
 
 IMPORT_LIMIT_MS: Final = 150.0
-_THERE_ALREADY: Final = "langchain_core.language_models, langchain_core.runnables, opentelemetry.sdk.trace.export"
+_THERE_ALREADY: Final = (
+    "langchain_core.language_models, langchain_core.runnables, opentelemetry.sdk.trace.export"
+)
 _MEASURED: Final = f"""
 import json, time
 import {_THERE_ALREADY}

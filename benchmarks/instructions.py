@@ -21,7 +21,13 @@ from benchmarks.scenarios import SCENARIOS
 from benchmarks.tables import Gate, table
 
 _TIMEOUT_S: Final = 1_500
-_FOREIGN: Final = ("AIOBS_", "OBSERVABILITY_", "OTEL_", "LANGSMITH_", "LANGCHAIN_")  # a developer's own settings
+_FOREIGN: Final = (
+    "AIOBS_",
+    "OBSERVABILITY_",
+    "OTEL_",
+    "LANGSMITH_",
+    "LANGCHAIN_",
+)  # a developer's own settings
 _COMPARED: Final = ("none", "inline", "aiobs")
 _LIMITS_M: Final = {
     ("chain", "aiobs"): 0.70,
@@ -73,8 +79,7 @@ def _run(pairs: Sequence[tuple[str, str]], folder: Path) -> Mapping[tuple[str, s
         command,
         env={**environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
         cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=_TIMEOUT_S,
         check=False,
@@ -126,7 +131,9 @@ def report(counted: Counted) -> str:
         if (scenario, "none") not in counted:
             continue
         columns = [f"+{added(counted, scenario, variant):.3f}" for variant in _COMPARED[1:]]
-        unsampled = f"+{added(counted, scenario, 'unsampled'):.3f}" if (scenario, "unsampled") in counted else ""
+        unsampled = (
+            f"+{added(counted, scenario, 'unsampled'):.3f}" if (scenario, "unsampled") in counted else ""
+        )
         label = f"{scenario}: {asked.says} ({asked.spans} spans)"
         rows.append((label, f"{counted[scenario, 'none']:.3f}", *columns, unsampled))
     head = ("", "no handler", "empty handler, inline", "aiobs", "aiobs, not sampled")

@@ -23,14 +23,22 @@ _QUICK_ROUNDS = 12
 _PROCESSES = 7
 _QUICK_PROCESSES = 3
 _QUICK_SCENARIOS = ("chain",)
-_NO_CALLGRIND = "Instruction mode was skipped: it needs valgrind (apt install valgrind, dnf install valgrind)."
+_NO_CALLGRIND = (
+    "Instruction mode was skipped: it needs valgrind (apt install valgrind, dnf install valgrind)."
+)
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__.partition("\n")[0])
-    parser.add_argument("--gate", action="store_true", help="instruction mode only; exit 1 if a gate is missed")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, and instructions of the chain only")
-    parser.add_argument("--only", action="append", choices=tuple(instructions.SCENARIOS), help="count these only")
+    parser.add_argument(
+        "--gate", action="store_true", help="instruction mode only; exit 1 if a gate is missed"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds, and instructions of the chain only"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=tuple(instructions.SCENARIOS), help="count these only"
+    )
     parser.add_argument("--imports", action="store_true", help="only list the slowest imports")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
     return parser.parse_args(given)
@@ -41,7 +49,9 @@ def _time(*, quick: bool) -> tuple[Mapping[str, float], list[Gate]]:
     found = {**timing.time_runs(rounds), **timing.time_langchain(rounds), "store": timing.time_store(rounds)}
     print(timing.report(found))
     wall_ms, cpu_ms = imports.import_times_ms(_QUICK_PROCESSES if quick else _PROCESSES)
-    print(f"import aiobs_langchain, after LangChain and the SDK: {cpu_ms:.0f} ms of CPU time, {wall_ms:.0f} ms\n")
+    print(
+        f"import aiobs_langchain, after LangChain and the SDK: {cpu_ms:.0f} ms of CPU time, {wall_ms:.0f} ms\n"
+    )
     found |= {"import, wall ms": wall_ms, "import, CPU ms": cpu_ms}
     return found, [*timing.gates(found), imports.import_gate(cpu_ms)]
 
@@ -49,7 +59,9 @@ def _time(*, quick: bool) -> tuple[Mapping[str, float], list[Gate]]:
 def _count(only: Sequence[str]) -> tuple[Mapping[str, float], list[Gate]]:
     counted = instructions.count_instructions(only)
     print(instructions.report(counted))
-    return {f"{scenario}, {variant}": value for (scenario, variant), value in counted.items()}, instructions.gates(counted)
+    return {
+        f"{scenario}, {variant}": value for (scenario, variant), value in counted.items()
+    }, instructions.gates(counted)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -73,7 +85,13 @@ def main(given: Sequence[str] | None = None) -> int:
     print(gate_table(gates))
     if arguments.json is not None:
         result["gates"] = [
-            {"name": gate.name, "value": gate.value, "limit": gate.limit, "unit": gate.unit, "met": gate.is_met}
+            {
+                "name": gate.name,
+                "value": gate.value,
+                "limit": gate.limit,
+                "unit": gate.unit,
+                "met": gate.is_met,
+            }
             for gate in gates
         ]
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

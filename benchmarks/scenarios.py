@@ -54,9 +54,16 @@ class ScriptedModel(BaseChatModel):
         return {"model": _MODEL, "temperature": self.temperature}
 
     def _get_ls_params(self, stop: list[str] | None = None, **_: Any) -> Any:
-        return {"ls_provider": "openai", "ls_model_name": _MODEL, "ls_model_type": "chat", "ls_temperature": 0.2}
+        return {
+            "ls_provider": "openai",
+            "ls_model_name": _MODEL,
+            "ls_model_type": "chat",
+            "ls_temperature": 0.2,
+        }
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+    ) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=next(self.answers))])
 
     def _stream(
@@ -82,7 +89,9 @@ def _model(said: AIMessage) -> ScriptedModel:
 
 class _TenDocuments(BaseRetriever):
     def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
-        return [Document(page_content="text " * 400, metadata={"source": str(number)}) for number in range(10)]
+        return [
+            Document(page_content="text " * 400, metadata={"source": str(number)}) for number in range(10)
+        ]
 
 
 @tool
@@ -171,7 +180,11 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         many=24,
     ),
     "agent": Scenario(
-        says=f"create_agent, {TOOL_CALLS} tool calls", make=lambda: _invoke(_agent(), _ORDERS), spans=23, few=3, many=15
+        says=f"create_agent, {TOOL_CALLS} tool calls",
+        make=lambda: _invoke(_agent(), _ORDERS),
+        spans=23,
+        few=3,
+        many=15,
     ),
     "rag": Scenario(
         says="10 documents of 2 kB", make=lambda: _invoke(_rag(), "Where is it?"), spans=9, few=8, many=48
@@ -241,5 +254,7 @@ def listen(variant: str, exporter: SpanExporter, **settings: object) -> Mapping[
     if variant == "inline":
         return {"callbacks": [EmptyInlineHandler()]}
     provider = TracerProvider(sampler=sampling.ALWAYS_OFF) if variant == "unsampled" else None
-    aiobs_core.configure(exporters=[exporter], tracer_provider=provider, console="off", store="off", **settings)
+    aiobs_core.configure(
+        exporters=[exporter], tracer_provider=provider, console="off", store="off", **settings
+    )
     return {"callbacks": [AiObsCallbackHandler()]}

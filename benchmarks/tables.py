@@ -27,7 +27,9 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
     def drawn(line: Sequence[str]) -> str:
         first = line[0].ljust(widths[0])
-        return "  ".join((first, *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))))
+        return "  ".join(
+            (first, *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)))
+        )
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join((title, drawn(lines[0]), rule, *(drawn(line).rstrip() for line in lines[1:]), ""))

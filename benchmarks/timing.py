@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from benchmarks.scenarios import SCENARIOS, CountingExporter, EmptyHandler, EmptyInlineHandler, answer
+from benchmarks.tables import Gate, table
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -27,8 +29,6 @@ from aiobs_core import Kind, Operation, Outcome, Usage
 from aiobs_core._health import Health
 from aiobs_core.store.writer import StoreWriter
 from aiobs_langchain import AiObsCallbackHandler
-from benchmarks.scenarios import SCENARIOS, CountingExporter, EmptyHandler, EmptyInlineHandler, answer
-from benchmarks.tables import Gate, table
 
 _FLUSH_S: Final = 30.0
 _SCOPE: Final = "aiobs.bench"
@@ -208,7 +208,12 @@ def time_langchain(rounds: int) -> Mapping[str, float]:
     """CPU time per LangChain run of a chain with four, by handler, sync and async; flush included."""
     exporter = CountingExporter()
     _recorder(exporter)
-    handlers = {"none": [], "empty": [EmptyHandler()], "inline": [EmptyInlineHandler()], "aiobs": [AiObsCallbackHandler()]}
+    handlers = {
+        "none": [],
+        "empty": [EmptyHandler()],
+        "inline": [EmptyInlineHandler()],
+        "aiobs": [AiObsCallbackHandler()],
+    }
     lanes = []
     for scenario in ("chain", "async"):
         run = SCENARIOS[scenario].make()
@@ -282,11 +287,16 @@ def report(found: Mapping[str, float]) -> str:
     off = found["callback, off"] - found["ids"]
     rows = [("verb of the recorder", f"{found['verb, off']:.2f}"), ("callback of the handler", f"{off:.2f}")]
     switched_off = table("Switched off, µs of CPU time", ("", "per event"), rows)
-    labels = {"none": "no handler", "empty": "empty handler", "inline": "empty handler, run_inline", "aiobs": "aiobs"}
+    labels = {
+        "none": "no handler",
+        "empty": "empty handler",
+        "inline": "empty handler, run_inline",
+        "aiobs": "aiobs",
+    }
     rows = [
         (label, f"{found[f'chain, {variant}']:.1f}", f"{found[f'async, {variant}']:.1f}")
         for variant, label in labels.items()
     ]
     langchain = table("LangChain, µs of CPU time per run, all threads", ("", "sync", "async"), rows)
     store = table("Local store, µs of CPU time", ("", "per span"), [("writer", f"{found['store']:.1f}")])
-    return "\n".join((runs, switched_off, langchain, store))
+    return f"{runs}\n{switched_off}\n{langchain}\n{store}"

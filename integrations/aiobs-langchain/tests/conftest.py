@@ -23,3 +23,4 @@ def subject(request):
             made.check_rule_g()
     finally:
         logging.getLogger().removeHandler(made.log)
+        made.close()

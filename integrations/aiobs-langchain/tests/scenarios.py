@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from aiobs_core import configure, get_recorder
 from aiobs_langchain import AiObsCallbackHandler
+from aiobs_testing.capture import QUICK
 
 CORE = tuple(int(part) for part in VERSION.split(".")[:2])
 SCOPE = "aiobs.langchain"
@@ -86,6 +87,9 @@ class Subject:
     def make_handler(self) -> BaseCallbackHandler:
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Let go of what the test has set up."""
+
     def tracer(self) -> trace.Tracer:
         raise NotImplementedError
 
@@ -130,20 +134,24 @@ class Subject:
 
 
 class AiobsSubject(Subject):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.exporter = InMemorySpanExporter()
-        given = {"console": "off", "store": "off", "grace_s": 0.2, "flush_interval_s": 0.01, **settings}
-        self.recorder = configure(exporters=[self.exporter], strict=True, **given)
-        self.handler = self.make_handler()
+    """aiobs itself; what it exports is kept in memory."""
 
-    def make_handler(self) -> AiObsCallbackHandler:
-        return AiObsCallbackHandler()
+    def __init__(self) -> None:
+        super().__init__()
+        self.reconfigure()
+        self.recorder = get_recorder()
+        self.handler = self.make_handler()
 
     def reconfigure(self, **settings: Any) -> None:
         self.exporter = InMemorySpanExporter()
-        given = {"console": "off", "store": "off", "grace_s": 0.2, "flush_interval_s": 0.01, **settings}
-        configure(exporters=[self.exporter], strict=True, **given)
+        configure(exporters=[self.exporter], strict=True, **{**QUICK, **settings})
+
+    def close(self) -> None:
+        self.recorder.shutdown(10)
+        self.recorder.apply(self.recorder.settings, exporters=[])
+
+    def make_handler(self) -> AiObsCallbackHandler:
+        return AiObsCallbackHandler()
 
     def tracer(self) -> trace.Tracer:
         return trace.get_tracer("app")

@@ -40,12 +40,29 @@ def asking_flow() -> Any:
 # --- pause and resume ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "is_async",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 11), reason="in async code LangGraph's interrupt() needs Python 3.11"
+            ),
+        ),
+    ],
+)
 @fails_with_naive
-async def test_a_pause_is_no_error_and_the_resumed_run_links_to_it(subject):
+async def test_a_pause_is_no_error_and_the_resumed_run_links_to_it(subject, is_async):
     flow = asking_flow()
-    paused = await flow.ainvoke({"steps": []}, subject.config(configurable=THREAD))
+
+    async def call(given):
+        config = subject.config(configurable=THREAD)
+        return await flow.ainvoke(given, config) if is_async else flow.invoke(given, config)
+
+    paused = await call({"steps": []})
     await asyncio.sleep(0.1)
-    result = await flow.ainvoke(Command(resume="yes"), subject.config(configurable=THREAD))
+    result = await call(Command(resume="yes"))
     assert result == {"steps": ["yes"]}
     spans = subject.all_ended()
     assert not any(is_error(span) for span in spans)

@@ -22,6 +22,7 @@ from scenarios import until
 
 from aiobs_core import configure, get_recorder
 from aiobs_langchain import AiObsCallbackHandler
+from aiobs_testing.capture import QUICK
 
 
 class Counting(SpanExporter):
@@ -37,7 +38,7 @@ class Counting(SpanExporter):
 @pytest.fixture
 def exporter():
     made = Counting()
-    configure(exporters=[made], console="off", store="off", grace_s=0.05, flush_interval_s=0.01, strict=True)
+    configure(exporters=[made], strict=True, **{**QUICK, "grace_s": 0.05})
     return made
 
 

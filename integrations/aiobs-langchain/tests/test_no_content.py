@@ -159,8 +159,8 @@ async def pause(secret: Secrets, callbacks: list[Any]) -> None:
     builder.add_edge(START, "ask")
     flow = builder.compile(checkpointer=InMemorySaver(), name="flow")
     config = {"callbacks": callbacks, "configurable": {"thread_id": "T"}}
-    await flow.ainvoke({"steps": [secret("graph state")]}, config)
-    await flow.ainvoke(Command(resume=secret("resume value")), config)
+    flow.invoke({"steps": [secret("graph state")]}, config)  # in async code interrupt() needs Python 3.11
+    flow.invoke(Command(resume=secret("resume value")), config)
 
 
 async def fail(secret: Secrets, callbacks: list[Any]) -> None:
@@ -223,6 +223,8 @@ class Trap(dict):  # type: ignore[type-arg]
 
 class Unspeakable(str):
     """A name that raises when it is put into a text."""
+
+    __slots__ = ()
 
     def __format__(self, _: str) -> str:
         raise ValueError(str(self))

