@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import TraceFlags
 
 from aiobs_core._context import SUPPRESS_KEY
+from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._health import Health
 from aiobs_core._run import Reader, Run
 from aiobs_core._span import NEW_TRACE_SAMPLED, AgentSpan, LocalTrace, new_span_id, new_trace_id
@@ -118,7 +119,7 @@ class Pipeline:
 
     def open(self) -> None:
         """Find or make the TracerProvider and assemble the stages; once per process and configuration."""
-        with self._lock:
+        with self._lock, uninterrupted_by_fork():
             if self.is_open:
                 return
             destinations = Destinations(

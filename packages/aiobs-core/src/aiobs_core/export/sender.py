@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from aiobs_core._context import SUPPRESS_KEY
 from aiobs_core._errors import AiobsError
+from aiobs_core._fork import uninterrupted_by_fork
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -230,7 +231,7 @@ class Sender(SpanExporter):
 
     def _send(self, batch: Sequence[ReadableSpan]) -> bool:
         try:
-            exporter = self._exporter = self._exporter or self._make()
+            exporter = self._exporter = self._exporter or self._open()
         except Exception as error:  # noqa: BLE001 (a missing package, a bad variable; counted, tried again)
             self._unsent("unavailable", f"no exporter could be made ({_reason(error)})", len(batch))
             return False
@@ -243,6 +244,10 @@ class Sender(SpanExporter):
             self._unsent("export_failed", "the exporter gave up; its own log says why", len(batch))
             return False
         return True
+
+    def _open(self) -> SpanExporter:
+        with uninterrupted_by_fork():
+            return self._make()
 
     def _unsent(self, problem: str, reason: str, lost: int) -> None:
         with self._changed:
