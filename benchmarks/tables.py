@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """One measured number that has to stay at or below its limit."""
+    """One measured number that has to stay at or below its limit; `goal` is where it should be, if not there yet."""
 
     name: str
     value: float
     limit: float
     unit: str
+    goal: float | None = None
 
     @property
     def is_met(self) -> bool:
@@ -38,7 +39,14 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def gate_table(gates: Sequence[Gate]) -> str:
     """All gates with what was measured and whether it was met."""
     rows = [
-        (gate.name, f"{gate.value:.3g}", f"{gate.limit:g}", gate.unit, "ok" if gate.is_met else "MISSED")
+        (
+            gate.name,
+            f"{gate.value:.3g}",
+            f"{gate.limit:g}",
+            "" if gate.goal is None else f"{gate.goal:g}",
+            gate.unit,
+            "ok" if gate.is_met else "MISSED",
+        )
         for gate in gates
     ]
-    return table("Gates", ("", "measured", "at most", "", ""), rows)
+    return table("Gates", ("", "measured", "at most", "goal", "", ""), rows)

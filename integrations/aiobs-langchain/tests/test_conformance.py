@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -91,3 +92,10 @@ def helper(body: Callable[[], Any]) -> Any:
 
 class TestLangChain(ConformanceSuite):
     driver = LangChainDriver
+    gaps = (
+        {
+            "test_aagent": "before Python 3.11, LangChain cannot pass callbacks into async nodes; the instrumentor can"
+        }
+        if sys.version_info < (3, 11)
+        else {}
+    )

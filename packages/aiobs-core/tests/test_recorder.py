@@ -315,17 +315,17 @@ def test_suppression_is_honoured(recording: Recording) -> None:
     assert recording.recorder.open_runs == 0
 
 
-def test_siblings_of_a_retrying_parent_are_numbered(recording: Recording) -> None:
-    recording.recorder.start("r", op("retrying", numbers_attempts=True))
+def test_attempts_of_the_same_thing_are_numbered_from_the_second_on(recording: Recording) -> None:
+    recording.recorder.start("r", op("retrying"))
     for attempt in (1, 2, 3):
-        recording.recorder.start(attempt, op(f"attempt {attempt}"), parent="r")
+        recording.recorder.start(attempt, op(f"attempt {attempt}", attempt_of="call"), parent="r")
         if attempt < 3:
             recording.recorder.fail(attempt, ValueError())
         else:
             recording.recorder.end(attempt)
     recording.recorder.end("r")
     spans = recording.spans()
-    assert [attribute(spans[f"attempt {n}"], semconv.RETRY_ATTEMPT) for n in (1, 2, 3)] == [1, 2, 3]
+    assert [attribute(spans[f"attempt {n}"], semconv.RETRY_ATTEMPT) for n in (1, 2, 3)] == [None, 2, 3]
     assert spans["invoke_workflow retrying"].status.status_code is trace.StatusCode.UNSET
 
 

@@ -20,6 +20,7 @@ _PROMPT: Final = Kind.PROMPT
 _RETRIEVER: Final = Kind.RETRIEVER
 _TOOL: Final = Kind.TOOL
 _WORKFLOW: Final = Kind.WORKFLOW
+_NODE_TAG: Final = "graph:step:"
 _STAGE_TAG: Final = "aiobs:stage:"
 _RETRY_TAG: Final = "retry:attempt:"  # of with_retry(); the first attempt has none
 _STAGE_KEY: Final = "aiobs_stage"
@@ -116,7 +117,7 @@ def _model(  # noqa: PLR0917 (the event's own arguments)
 ) -> Operation:
     metadata = metadata or {}
     agent, conversation_id, request_id = _identity(metadata)
-    attributes = _attempt(tags)
+    _, stage, attributes = _tagged(tags, metadata)
     attributes.update(counts)
     params: dict[str, object] = {}
     if "ls_temperature" in metadata:
@@ -135,7 +136,7 @@ def _model(  # noqa: PLR0917 (the event's own arguments)
         kind=_MODEL,
         name=model or first_text(invocation, ("_type",)) or _name(serialized, run_name, "model"),
         action=action,
-        stage=_stage(tags, metadata),
+        stage=stage,
         provider=_PROVIDERS.get(provider, provider) if provider is not None else None,
         model=model,
         endpoint=_endpoint(serialized),
@@ -161,12 +162,10 @@ def chain(  # noqa: PLR0917 (bound with `partial` on the hot path)
     agent, conversation_id, request_id = _identity(metadata)
     name = name or _name(serialized, None, "chain")
     integration = metadata.get("ls_integration")
-    is_node = _has_prefix(tags, "graph:step:")
+    is_node, stage, attributes = _tagged(tags, metadata)
     parent_kind: Kind | None = None
     attempt_of: str | None = None
-    attributes = _attempt(tags)
     kind = _CHAIN
-    stage: Stage | None = None
     if run_type == "prompt":
         kind = _PROMPT
     elif run_type == "parser":
@@ -180,7 +179,7 @@ def chain(  # noqa: PLR0917 (bound with `partial` on the hot path)
         is_agent = integration == _AGENT_INTEGRATION or (integration is None and name == "model")
         parent_kind = _AGENT if is_agent else _WORKFLOW
         attempt_of = first_text(metadata, ("langgraph_checkpoint_ns",))
-        stage = _NODE_STAGES.get(name.rpartition(".")[2])
+        stage = stage or _NODE_STAGES.get(name.rpartition(".")[2])
     elif name == agent or (integration == _AGENT_INTEGRATION and "langgraph_node" not in metadata):
         kind = _AGENT
     elif integration == "langgraph" and "langgraph_node" not in metadata:
@@ -188,7 +187,7 @@ def chain(  # noqa: PLR0917 (bound with `partial` on the hot path)
     return Operation(
         kind=kind,
         name=name,
-        stage=_stage(tags, metadata) or stage,
+        stage=stage,
         agent=agent,
         conversation_id=conversation_id,
         request_id=request_id,
@@ -206,14 +205,14 @@ def tool(
     """`on_tool_start`."""
     metadata = metadata or {}
     agent, conversation_id, request_id = _identity(metadata)
-    attributes = _attempt(tags)
+    _, stage, attributes = _tagged(tags, metadata)
     attributes[semconv.GEN_AI_TOOL_TYPE] = "function"
     if isinstance(tool_call_id, str):
         attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool_call_id
     return Operation(
         kind=_TOOL,
         name=_name(serialized, name, "tool"),
-        stage=_stage(tags, metadata),
+        stage=stage,
         agent=agent,
         conversation_id=conversation_id,
         request_id=request_id,
@@ -226,16 +225,17 @@ def retriever(serialized: Serialized, tags: Tags, metadata: Metadata, name: str 
     """`on_retriever_start`."""
     metadata = metadata or {}
     agent, conversation_id, request_id = _identity(metadata)
+    _, stage, attributes = _tagged(tags, metadata)
     source = first_text(metadata, ("ls_vector_store_provider", "ls_retriever_name"))
     return Operation(
         kind=_RETRIEVER,
         name=source or _name(serialized, name, "retriever"),
-        stage=_stage(tags, metadata),
+        stage=stage,
         agent=agent,
         conversation_id=conversation_id,
         request_id=request_id,
         metadata=metadata,
-        attributes=_attempt(tags),
+        attributes=attributes,
     )
 
 
@@ -293,24 +293,16 @@ def _identity(metadata: Mapping[str, Any]) -> tuple[str | None, str | None, str 
     )
 
 
-def _has_prefix(tags: Tags, prefix: str) -> bool:
-    for tag in tags or ():  # noqa: SIM110 (a generator costs twice as much as the loop)
-        if tag.startswith(prefix):
-            return True
-    return False
-
-
-def _attempt(tags: Tags) -> dict[str, str | int]:
+def _tagged(tags: Tags, metadata: Mapping[str, Any]) -> tuple[bool, Stage | None, dict[str, str | int]]:
+    """What the tags say: whether the run is a graph's node, its stage if the user set one, its attempt number."""
+    is_node, stage = False, _STAGES.get(str(metadata[_STAGE_KEY])) if _STAGE_KEY in metadata else None
+    attributes: dict[str, str | int] = {}
     for tag in tags or ():
-        if tag.startswith(_RETRY_TAG) and tag[len(_RETRY_TAG) :].isdigit():
-            return {semconv.RETRY_ATTEMPT: int(tag[len(_RETRY_TAG) :])}
-    return {}
-
-
-def _stage(tags: Tags, metadata: Mapping[str, Any]) -> Stage | None:
-    if _STAGE_KEY in metadata:
-        return _STAGES.get(str(metadata[_STAGE_KEY]))
-    for tag in tags or ():
-        if tag.startswith(_STAGE_TAG):
-            return _STAGES.get(tag[len(_STAGE_TAG) :])
-    return None
+        if tag.startswith(_NODE_TAG):
+            is_node = True
+        elif tag.startswith(_RETRY_TAG):
+            if tag[len(_RETRY_TAG) :].isdigit():
+                attributes[semconv.RETRY_ATTEMPT] = int(tag[len(_RETRY_TAG) :])
+        elif tag.startswith(_STAGE_TAG) and stage is None:
+            stage = _STAGES.get(tag[len(_STAGE_TAG) :])
+    return is_node, stage, attributes

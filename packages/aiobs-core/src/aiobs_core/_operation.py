@@ -105,8 +105,8 @@ class Operation(NamedTuple):
         content: Input messages, rendered only on demand.
         parent_kind: What this run proves about its parent (a graph node's parent is a graph).
         resumes: True if the run continues a paused one of the same conversation.
-        numbers_attempts: True if each direct child is one attempt of the same thing.
-        attempt_of: Siblings with the same value are attempts of the same thing.
+        attempt_of: Siblings with the same value are attempts of the same thing; numbered from the second on, since
+            the first has been exported before anybody can know that there is another.
     """
 
     kind: Kind
@@ -125,7 +125,6 @@ class Operation(NamedTuple):
     content: Callable[[], Content] | None = None
     parent_kind: Kind | None = None
     resumes: bool = False
-    numbers_attempts: bool = False
     attempt_of: Hashable | None = None
 
 

@@ -38,7 +38,7 @@ InCorridor = AgentSpan | Run | ReadableSpan
 Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
 """Takes a batch, returns what goes on. Called by the worker only; what it raises is counted and skips the stage."""
 
-_MAX_BATCH: Final = 1_024
+_MAX_BATCH: Final = 256  # more would live long enough to cost a pass of the garbage collector each
 _IDLE_S: Final = 30.0
 
 

@@ -160,15 +160,12 @@ class Reader:
             parent.promoted_kind = operation.parent_kind
         if run.status is _INTERRUPTED:
             parent.interrupted_below = True
-        asked = parent.operation
-        same: object = operation.attempt_of
-        if same is None and isinstance(asked, Operation) and asked.numbers_attempts:
-            same = "child"
-        if same is not None:
+        if operation.attempt_of is not None:
             if parent.attempts is None:
                 parent.attempts = {}
-            attempt = parent.attempts[same] = parent.attempts.get(same, 0) + 1
-            if attempt > 1 or operation.attempt_of is None:
+            attempt = parent.attempts.get(operation.attempt_of, 0) + 1
+            parent.attempts[operation.attempt_of] = attempt
+            if attempt > 1:
                 run.extra[semconv.RETRY_ATTEMPT] = attempt
 
     def _pause_and_resume(self, run: Run) -> None:

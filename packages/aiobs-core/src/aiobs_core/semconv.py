@@ -92,7 +92,9 @@ METADATA_PREFIX: Final = _own(
 )
 GRAPH_NODE = _own("ai.agent.graph.node", "string", "Node of the graph that ran")
 GRAPH_STEP = _own("ai.agent.graph.step", "int", "Step of the graph in which the node ran")
-RETRY_ATTEMPT = _own("ai.agent.retry.attempt", "int", "Attempt number of a retried operation, from 1")
+RETRY_ATTEMPT = _own(
+    "ai.agent.retry.attempt", "int", "Attempt number of a retried operation, from the second attempt on"
+)
 RESUME_WAIT_S = _own(
     "ai.agent.resume.wait_s", "double", "Time a paused run waited before it was resumed", "s"
 )

@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aiobs_core import semconv
-from aiobs_core._operation import Kind, Usage
+from aiobs_core._operation import Kind, RunStatus, Stage, Usage
 from aiobs_core._run import Run
 
 # Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
@@ -19,13 +19,8 @@ _TOOL: Final = Kind.TOOL
 def add(run: Run, attributes: dict[str, Any]) -> None:
     """Add the `ai.agent.*` attributes of a run; unknown ones stay absent."""
     operation, span = run.operation, run.span
-    # `_value_` is the documented attribute behind `value`, which is a Python function on 3.11.
-    attributes[semconv.SPAN_KIND] = run.kind._value_
-    attributes[semconv.OUTCOME] = run.status._value_
-    if run.stage is not None:
-        attributes[semconv.STAGE] = run.stage._value_
-    if span.scope.startswith(semconv.SCOPE_PREFIX):
-        attributes[semconv.FRAMEWORK] = span.scope[len(semconv.SCOPE_PREFIX) :]
+    nature = (run.kind, run.status, run.stage, span.scope)
+    attributes.update(_of_nature.get(nature) or _add_nature(*nature))
     agent = operation.name if run.kind is _AGENT else operation.agent
     if agent:
         attributes[semconv.AGENT_NAME] = agent
@@ -47,6 +42,19 @@ def add(run: Run, attributes: dict[str, Any]) -> None:
         attributes[semconv.CHUNK_COUNT] = span.chunk_count
     if span.status_code is not None:
         attributes[semconv.STATUS_CODE] = span.status_code
+
+
+_of_nature: dict[tuple[Kind, RunStatus, Stage | None, str], dict[str, str]] = {}  # a few dozen at the most
+
+
+def _add_nature(kind: Kind, status: RunStatus, stage: Stage | None, scope: str) -> dict[str, str]:
+    found = {semconv.SPAN_KIND: kind.value, semconv.OUTCOME: status.value}
+    if stage is not None:
+        found[semconv.STAGE] = stage.value
+    if scope.startswith(semconv.SCOPE_PREFIX):
+        found[semconv.FRAMEWORK] = scope[len(semconv.SCOPE_PREFIX) :]
+    _of_nature[kind, status, stage, scope] = found
+    return found
 
 
 def _add_request(run: Run, attributes: dict[str, Any]) -> None:
