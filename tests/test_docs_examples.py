@@ -1,7 +1,7 @@
 """Every Python block of README and docs runs, offline; a page's blocks run in order, as a reader would paste them.
 
 A comment `#> text` in a block is checked against what the block prints. `<!-- not run: reason -->` before a block
-leaves it out.
+leaves it out. Pages that show tests are run by pytest, too, with the one setting that they name.
 """
 
 import os
@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(
     r"(?P<skip><!-- not run: [^>]+ -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+_TESTS = re.compile(r"^(def test_|class Test)", re.MULTILINE)
 _RUNNER = """
 import contextlib, io, logging, pathlib, sys
 
@@ -53,20 +54,29 @@ def _pages() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("page", _pages())
-def test_code_blocks_run(page: str, tmp_path: Path) -> None:
+def _blocks(page: str) -> list[tuple[int, str]]:
+    """Line before the block, and its code."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    blocks = [
-        f"{text[: block.start('code')].count(chr(10))}:{block['code']}"
+    return [
+        (text[: block.start("code")].count("\n"), block["code"])
         for block in _BLOCK.finditer(text)
         if not block["skip"]
     ]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "AIOBS_"))}
+
+
+def _environ() -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "AIOBS_"))}
+    return {**own, "AIOBS_STORE": "off"}
+
+
+@pytest.mark.parametrize("page", _pages())
+def test_code_blocks_run(page: str, tmp_path: Path) -> None:
+    blocks = [f"{line}:{code}" for line, code in _blocks(page)]
 
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", _RUNNER, str(ROOT / page), *blocks],
         cwd=tmp_path,
-        env={**environ, "AIOBS_STORE": "off"},
+        env=_environ(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -75,3 +85,24 @@ def test_code_blocks_run(page: str, tmp_path: Path) -> None:
 
     assert ran.returncode == 0, ran.stderr
     assert not list(tmp_path.iterdir()), "an example left files behind"
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in _pages() if any(_TESTS.search(code) for _, code in _blocks(page))]
+)
+def test_tests_on_a_page_pass(page: str, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n", encoding="utf-8")
+    code = "\n".join(code for _, code in _blocks(page))
+    (tmp_path / "test_page.py").write_text(code, encoding="utf-8")
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_page.py"],
+        cwd=tmp_path,
+        env=_environ(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -40,6 +40,7 @@ PUBLIC_NAMES = {
         "using_attributes",
     ],
     "aiobs_langchain": ["AiObsCallbackHandler", "LangChainInstrumentor"],
+    "aiobs_testing": ["ConformanceSuite", "Driver", "Telemetry"],
 }
 # Hosts of package indexes, spelt so that this file does not name them.
 _REGISTRY = re.compile(

@@ -74,7 +74,8 @@ aiobs_core.configure(enabled=False)  # an incident: stop recording now
 aiobs_core.configure()  # back to environment, file and defaults
 ```
 
-Runs that are open when the settings change end under the settings they began with.
+Runs that are open when the settings change end under the new ones. Any change but that of `enabled` delivers what is waiting and opens
+the destinations anew with the next run.
 """
 
 

@@ -282,3 +282,74 @@ def test_settings_can_be_changed_while_the_process_runs(tmp_path: Path) -> None:
         """,
         tmp_path,
     )
+
+
+@pytest.mark.parametrize("provider", ["trace.NoOpTracerProvider()", "Foreign()"])
+def test_a_provider_that_takes_no_finished_spans_is_named_and_the_spans_go_elsewhere(
+    tmp_path: Path, provider: str
+) -> None:
+    run(
+        f"""
+        class Foreign(trace.TracerProvider):
+            def get_tracer(self, *args, **kwargs):
+                return trace.NoOpTracer()
+        import logging
+        told = []
+        logging.getLogger("aiobs").addFilter(lambda record: told.append(record.getMessage()))
+        trace.set_tracer_provider({provider})
+        configure(exporters=[memory])
+        start("tool"); get_recorder().end("tool")
+        assert "execute_tool run" in finished()
+        assert sum("TracerProvider in use" in line for line in told) == 1, told
+        """,
+        tmp_path,
+    )
+
+
+def test_a_working_directory_that_is_gone_costs_the_store_only(tmp_path: Path) -> None:
+    run(
+        """
+        import os, pathlib
+        gone = pathlib.Path("gone"); gone.mkdir(); os.chdir(gone); os.rmdir(os.getcwd())
+        recorder = configure(store="auto", console="off")
+        for n in range(2):
+            start(n); recorder.end(n); assert flush(5)
+        assert recorder.health.counts()["store.no_folder"] == 1, recorder.health.counts()
+        """,
+        tmp_path,
+    )
+
+
+def test_switched_off_spans_of_other_instrumentations_stay_too(tmp_path: Path) -> None:
+    run(
+        """
+        configure(exporters=[memory])
+        start("first"); get_recorder().end("first")
+        tracer = trace.get_tracer("app")
+        recorder = configure(exporters=[memory], enabled=False)
+        with tracer.start_as_current_span("hidden"):
+            pass
+        configure(exporters=[memory])
+        start("last"); get_recorder().end("last")
+        assert "hidden" not in finished()
+        """,
+        tmp_path,
+    )
+
+
+def test_attributes_of_a_generator_closed_elsewhere_do_not_touch_that_context(tmp_path: Path) -> None:
+    run(
+        """
+        import contextvars
+        from aiobs_core._context import request_attributes
+        def inside():
+            with using_attributes(request_id="theirs"):
+                yield
+        generator = inside()
+        contextvars.copy_context().run(next, generator)
+        with using_attributes(request_id="mine"):
+            generator.close()
+            assert request_attributes.get().request_id == "mine"
+        """,
+        tmp_path,
+    )

@@ -137,6 +137,21 @@ def test_a_generator_broken_off_is_abandoned(memory: InMemorySpanExporter) -> No
     assert outcome(finished(memory)["invoke_workflow stream"]) == "abandoned"
 
 
+def test_a_generator_whose_clean_up_raises_is_ended_all_the_same(memory: InMemorySpanExporter) -> None:
+    @observe(name="stream")
+    def stream() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            raise RuntimeError("clean-up")
+
+    items = stream()
+    next(items)
+    with pytest.raises(RuntimeError, match="clean-up"):
+        items.close()  # type: ignore[attr-defined]
+    assert outcome(finished(memory)["invoke_workflow stream"]) == "abandoned"
+
+
 async def test_an_async_generator_ends_once_whether_read_closed_or_failed(
     memory: InMemorySpanExporter,
 ) -> None:

@@ -6,11 +6,12 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Settings, Usage, semconv, suppressed
@@ -396,3 +397,65 @@ def test_flush_from_inside_an_exporter_does_not_wait_for_itself() -> None:
     assert recorder.flush(5)
     assert exporter.answers == [False]
     recorder.shutdown(5)
+
+
+def test_a_chain_of_five_thousand_open_runs_is_swept() -> None:
+    recording = Recording()
+    for number in range(5_000):
+        recording.recorder.start(
+            number, op("deep"), parent=number - 1 if number else None, make_current=False
+        )
+    recording.recorder.end(0)
+    assert len(recording.wait_for(5_000)) == 5_000
+    assert recording.recorder.open_runs == 0
+    recording.recorder.shutdown(5)
+
+
+def test_transparent_runs_are_bounded_too() -> None:
+    recording = Recording(max_open_runs=10)
+    for number in range(100):
+        recording.recorder.start(number, None)
+    assert recording.recorder.open_runs == 10
+    recording.recorder.shutdown(5)
+
+
+def test_an_exporter_that_exits_or_answers_failure_is_counted_and_survived() -> None:
+    class Exiting(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            raise SystemExit
+
+    class Refusing(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            return SpanExportResult.FAILURE
+
+    memory = InMemorySpanExporter()
+    recorder = Recorder(
+        Settings.load({}, {"flush_interval_s": 0.01}), exporters=[Exiting(), Refusing(), memory]
+    )
+    for number in range(3):
+        recorder.start(number, op("run"))
+        recorder.end(number)
+        recorder.flush(5)
+    assert len(memory.get_finished_spans()) == 3
+    assert recorder.health.counts()["spans.dropped"] == 6
+    recorder.shutdown(5)
+
+
+def test_an_exporter_that_was_given_is_flushed_and_never_shut_down(recording: Recording) -> None:
+    for number in range(2):
+        recording.recorder.start(number, op("run"))
+        recording.recorder.end(number)
+        assert recording.recorder.shutdown(5)
+    assert len(recording.memory.get_finished_spans()) == 2
+
+
+def test_a_queue_that_fills_wakes_the_worker() -> None:
+    recording = Recording(queue_size=64, flush_interval_s=30)
+    for number in range(640):
+        recording.recorder.start(number, op("run"), make_current=False)
+        recording.recorder.end(number)
+        if number % 32 == 0:
+            time.sleep(0.02)
+    assert recording.recorder.health.counts().get("spans.dropped", 0) == 0
+    assert len(recording.wait_for(640)) == 640
+    recording.recorder.shutdown(5)

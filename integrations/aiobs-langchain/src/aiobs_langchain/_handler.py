@@ -56,7 +56,12 @@ class AiObsCallbackHandler(BaseCallbackHandler):
         self._end = recorder.end
         self._fail = recorder.fail
         self._find = recorder.find
-        report_overlaps()
+        try:
+            report_overlaps()
+        except Exception as error:  # noqa: BLE001 (it looks into foreign modules, and a handler must always be made)
+            recorder.health.problem(
+                "overlap", f"aiobs: looking for other instrumentations failed ({type(error).__name__})."
+            )
 
     def __copy__(self) -> AiObsCallbackHandler:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -78,18 +78,21 @@ def using_attributes(
     try:
         yield
     finally:
-        _reset(token, outer)
+        _reset(token, inner, outer)
 
 
 def _strings(tags: Sequence[str]) -> tuple[str, ...]:
     return (tags,) if isinstance(tags, str) else tuple(str(tag) for tag in tags)
 
 
-def _reset(token: object, outer: RequestAttributes) -> None:
+def _reset(
+    token: Token[RequestAttributes | None], inner: RequestAttributes, outer: RequestAttributes
+) -> None:
     try:
-        request_attributes.reset(token)  # type: ignore[arg-type]  # Token's parameter is not nameable on 3.10
-    except ValueError:  # an async generator was closed in another context, where nothing is left to reset
-        request_attributes.set(outer if outer != RequestAttributes() else None)
+        request_attributes.reset(token)
+    except ValueError:  # an async generator that was closed in another context
+        if request_attributes.get() is inner:
+            request_attributes.set(outer if outer != RequestAttributes() else None)
 
 
 @contextmanager

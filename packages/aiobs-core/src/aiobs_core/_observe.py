@@ -168,8 +168,11 @@ def _over(items: Generator[Any, Any, Any], operation: Operation) -> Generator[An
         recorder.end(key)
         return stop.value
     except BaseException as error:
-        items.close()
-        recorder.fail(key, error)
+        try:
+            with _current(started):
+                items.close()
+        finally:
+            recorder.fail(key, error)
         raise
 
 
@@ -193,6 +196,9 @@ async def _over_async(items: AsyncGenerator[Any, Any], operation: Operation) -> 
     except StopAsyncIteration:
         recorder.end(key)
     except BaseException as error:
-        await items.aclose()
-        recorder.fail(key, error)
+        try:
+            with _current(started):
+                await items.aclose()
+        finally:
+            recorder.fail(key, error)
         raise

@@ -12,13 +12,10 @@ from aiobs_core._span import AgentSpan
 class TransparentRun:
     """Table entry of a run that gets no span: its children hang under `parent`."""
 
-    __slots__ = ("chunk_count", "first_chunk_ns", "last_item", "lifetime", "parent", "started_ns")
+    __slots__ = ("lifetime", "parent", "started_ns")
 
     def __init__(self, parent: AgentSpan | None) -> None:
         self.parent = parent
-        self.chunk_count = 0
-        self.first_chunk_ns = 1
-        self.last_item: object = None
         self.lifetime: weakref.ref[object] | None = None
         self.started_ns = perf_counter_ns()
 

@@ -40,6 +40,7 @@ Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
 
 _MAX_BATCH: Final = 256  # more would live long enough to cost a pass of the garbage collector each
 _IDLE_S: Final = 30.0
+_SURVIVED: Final = (Exception, SystemExit)  # what foreign code on the worker may raise without ending it
 
 
 class _Marker:
@@ -72,6 +73,7 @@ class Pipeline:
         self._exporters = exporters
         self._tracer_provider = tracer_provider
         self.is_open = False
+        self.takes_foreign_spans = settings.enabled
         self.new_span_id = new_span_id
         self._new_trace_id = new_trace_id
         self._destinations: Destinations | None = None
@@ -90,7 +92,8 @@ class Pipeline:
 
     def put(self, span: Arrived) -> None:
         """Hand over an ended span; drops and counts it if the queue is full."""
-        if self._queue.qsize() >= self._queue_size:
+        waiting = self._queue.qsize()
+        if waiting >= self._queue_size:
             self._health.problem(
                 "queue.full",
                 f"aiobs: {self._queue_size} ended spans wait for the worker (AIOBS_QUEUE_SIZE); new ones are dropped "
@@ -99,8 +102,14 @@ class Pipeline:
             )
             return
         self._queue.put(span)
+        if waiting * 2 > self._queue_size:
+            self._hurry.set()
         if self._worker is None:
             self._start_worker()
+
+    def _put_foreign(self, span: ReadableSpan) -> None:
+        if self.takes_foreign_spans:
+            self.put(span)
 
     def new_trace(self, context: Context, parent: SpanContext | None) -> LocalTrace:
         """The trace of a local root: the parent's, or a new one on which the head sampler has decided."""
@@ -111,6 +120,7 @@ class Pipeline:
         destinations = self._destinations
         sampler = destinations.head_sampler if destinations is not None else None
         if sampler is not None:
+            # The name is only known once the mapping was asked, in the worker; samplers that look at it see this one.
             result = sampler.should_sample(context, trace_id, "invoke")
             kept = result.decision is Decision.RECORD_AND_SAMPLE
             sampled = flags | TraceFlags.SAMPLED if kept else flags & ~TraceFlags.SAMPLED
@@ -125,7 +135,7 @@ class Pipeline:
             destinations = Destinations(
                 self._settings,
                 self._health,
-                foreign_spans=self.put,
+                foreign_spans=self._put_foreign,
                 exporters=self._exporters,
                 tracer_provider=self._tracer_provider,
             )
@@ -191,15 +201,23 @@ class Pipeline:
             if self._worker is None and self._queue.empty() and not self.is_open:
                 return True
             self._queue.put(marker)
-            if self._worker is None:
-                self._start_worker()
+            if self._worker is None and not self._start_worker():
+                self._work_off(marker)
         self._hurry.set()
         return marker.done.wait(timeout_s) and marker.delivered
 
-    def _start_worker(self) -> None:
+    def _work_off(self, marker: _Marker) -> None:
+        """Do the worker's work up to the marker on this thread: at interpreter shutdown no other can be started."""
+        while not marker.done.is_set():
+            batch, found = self._gather(None)
+            self._pass_through(batch)
+            if found is not None:
+                self._answer(found)
+
+    def _start_worker(self) -> bool:
         with self._lock:
             if self._worker is not None:
-                return
+                return True
             worker = threading.Thread(target=self._work, name="aiobs-worker", daemon=True)
             try:
                 worker.start()
@@ -210,12 +228,20 @@ class Pipeline:
                     "worker.not_started",
                     f"aiobs: no thread could be started ({error}); ended runs wait in the queue.",
                 )
-                return
+                return False
             self._worker = worker
+            return True
 
     # --- on the worker --------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._work_until_closed()
+        finally:  # whatever happened: the next span starts another worker
+            if self._worker is threading.current_thread():
+                self._worker = None
+
+    def _work_until_closed(self) -> None:
         attach(set_value(SUPPRESS_KEY, True))
         process, arrivals = os.getpid(), self._queue
         next_call_ns = 0
@@ -228,11 +254,12 @@ class Pipeline:
             else:
                 if not isinstance(first, _Marker) and arrivals.qsize() < _MAX_BATCH:
                     self._hurry.wait(self._settings.flush_interval_s)
-            batch, markers = self._gather(first)
+                    self._hurry.clear()
+            batch, marker = self._gather(first)
             self._pass_through(batch)
             ended = [span for span in batch if type(span) is AgentSpan]
             next_call_ns = self._keep_house(ended)
-            if markers and self._answer(markers):
+            if marker is not None and self._answer(marker):
                 return
             first, batch, ended = None, [], []  # nothing of a run lives on while the worker waits
 
@@ -240,37 +267,43 @@ class Pipeline:
         now_ns = time.perf_counter_ns()
         try:
             return self._housekeeping(ended, now_ns)
-        except Exception as error:  # noqa: BLE001 (the worker must live on; counted, warned once)
+        except _SURVIVED as error:
             self._health.problem(
-                "housekeeping", f"aiobs: closing stale runs failed ({type(error).__name__}: {error})."
+                "housekeeping", f"aiobs: closing stale runs failed ({type(error).__name__})."
             )
             return now_ns + int(_IDLE_S * 1e9)
 
-    def _gather(self, first: Arrived | _Marker | None) -> tuple[list[Arrived], list[_Marker]]:
+    def _gather(self, first: Arrived | _Marker | None) -> tuple[list[Arrived], _Marker | None]:
         batch: list[Arrived] = []
-        markers: list[_Marker] = []
         item = first
-        while True:
-            if isinstance(item, _Marker):
-                markers.append(item)
-            elif item is not None:
+        while not isinstance(item, _Marker):
+            if item is not None:
                 batch.append(item)
-            if len(batch) >= _MAX_BATCH or markers:
-                return batch, markers
+            if len(batch) >= _MAX_BATCH:
+                return batch, None
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
-                return batch, markers
+                return batch, None
+        return batch, item
 
     def _pass_through(self, batch: Sequence[InCorridor]) -> None:
         if batch and not self.is_open:
-            self.open()
+            try:
+                self.open()
+            except _SURVIVED as error:
+                self._health.problem(
+                    "pipeline.open",
+                    f"aiobs: no destination could be opened ({type(error).__name__}); ended runs are lost.",
+                    lost=len(batch),
+                )
+                return
         for stage in self._stages:
             if not batch:
                 return
             try:
                 batch = stage(batch)
-            except Exception as error:  # noqa: BLE001 (one broken stage must not stop the worker; counted)
+            except _SURVIVED as error:
                 name = getattr(stage, "__name__", type(stage).__name__)
                 self._health.problem(
                     f"stage.{name}",
@@ -286,7 +319,7 @@ class Pipeline:
             if isinstance(item, AgentSpan):
                 try:
                     run = read(item)
-                except Exception as error:  # noqa: BLE001 (one run must not lose the batch; counted)
+                except _SURVIVED as error:
                     self._health.problem(
                         "read", f"aiobs: a run could not be read ({type(error).__name__}).", lost=1
                     )
@@ -297,16 +330,14 @@ class Pipeline:
                 out.append(item)
         return out
 
-    def _answer(self, markers: Sequence[_Marker]) -> bool:
-        self._hurry.clear()
+    def _answer(self, marker: _Marker) -> bool:
         destinations = self._destinations
-        for marker in markers:
-            left_s = max(0.0, marker.deadline - time.monotonic())
-            marker.delivered = destinations is None or destinations.force_flush(left_s)
-            if marker.close:
-                self._close(left_s)
-            marker.done.set()
-        return any(marker.close for marker in markers)
+        left_s = max(0.0, marker.deadline - time.monotonic())
+        marker.delivered = destinations is None or destinations.force_flush(left_s)
+        if marker.close:
+            self._close(left_s)
+        marker.done.set()
+        return marker.close
 
     def _close(self, timeout_s: float) -> None:
         with self._lock:

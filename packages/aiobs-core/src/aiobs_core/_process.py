@@ -20,7 +20,20 @@ _lock = threading.Lock()
 
 def get_recorder() -> Recorder:
     """The recorder of this process, made from environment and settings file when first asked for."""
-    return _recorder if _recorder is not None else configure()
+    recorder = _recorder
+    if recorder is None:
+        loaded = Settings.load()
+        with _lock:  # another thread may have configured it meanwhile: its settings stay
+            recorder = _recorder or _make(Recorder(loaded))
+    return recorder
+
+
+def _make(recorder: Recorder) -> Recorder:
+    global _recorder
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork_in_child)
+    _recorder = recorder
+    return recorder
 
 
 def configure(
@@ -36,7 +49,7 @@ def configure(
 
     Args:
         strict: Raise on an invalid setting instead of warning and using the next source.
-        exporters: Send to these instead of OTLP, local store and console.
+        exporters: Send to these instead of OTLP, local store and console. They are flushed, and never shut down.
         tracer_provider: Use this provider instead of the global one.
         settings: Fields of `Settings` by name; they win over environment and file.
 
@@ -51,15 +64,10 @@ def configure(
         >>> recorder.settings.console
         'off'
     """
-    global _recorder
     loaded = Settings.load(None, settings, strict=strict)
     with _lock:
         if _recorder is None:
-            recorder = Recorder(loaded, exporters=exporters, tracer_provider=tracer_provider)
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_after_fork_in_child)
-            _recorder = recorder
-            return recorder
+            return _make(Recorder(loaded, exporters=exporters, tracer_provider=tracer_provider))
         recorder = _recorder
     recorder.apply(loaded, exporters=exporters, tracer_provider=tracer_provider)
     return recorder

@@ -129,11 +129,11 @@ class Recorder:
             item: The chunk, if several handlers may report the same one; compared by identity only.
         """
         run = self._runs.get(key)
-        if run is None or (item is not None and item is run.last_item):
+        if type(run) is not AgentSpan or (item is not None and item is run.last_item):
             return
         run.last_item = item
         run.chunk_count += 1
-        if not run.first_chunk_ns and type(run) is AgentSpan:
+        if not run.first_chunk_ns:
             run.first_chunk_ns = perf_counter_ns() + run.trace.clock_offset_ns
 
     def end(self, key: Hashable, outcome: OutcomeSource | None = None) -> None:
@@ -222,6 +222,7 @@ class Recorder:
             self._max_open_runs = settings.max_open_runs
             self._chain_spans = settings.chain_spans
             self._off = not settings.enabled
+            self._pipeline.takes_foreign_spans = settings.enabled
             self._sweeper.apply(settings)
             if not only_switched or exporters is not None or tracer_provider is not None:
                 self._pipeline.reconfigure(settings, exporters=exporters, tracer_provider=tracer_provider)
@@ -298,6 +299,8 @@ class Recorder:
                 above = outer
         if operation is None or (plumbing and not self._chain_spans):
             self._start_transparent(key, above, lifetime)  # type: ignore[arg-type]
+            if len(runs) > self._max_open_runs:
+                self._evict()
             return None
         span = self._new_span(key, operation, above, outer, context, scope)  # type: ignore[arg-type]
         if runs.setdefault(key, span) is not span:  # another thread was first
@@ -372,7 +375,10 @@ class Recorder:
             self._ended(span)
 
     def _evict(self) -> None:
-        oldest = next(iter(self._runs), None)
+        try:
+            oldest = next(iter(self._runs), None)
+        except RuntimeError:  # the table changed in between: the next start tries again
+            return
         if oldest is not None:
             self._close(oldest, RunStatus.ABANDONED)
             self.health.problem(

@@ -108,6 +108,11 @@ def _text(value: object) -> str:
     return str(value).strip()
 
 
+def _store(value: object) -> str:
+    text = _text(value)
+    return text.lower() if text.lower() in {"auto", "off"} else text
+
+
 def _setting(parse: Callable[[object], object], default: object, variables: str, help_: str) -> Any:
     names = tuple(variables.split())
     return field(default=default, metadata={"parse": parse, "variables": names, "help": help_})
@@ -141,11 +146,11 @@ class Settings:
         "only: the tree of a run that failed or took over a second, else one line.",
     )
     store: str = _setting(
-        _text,
+        _store,
         "auto",
         "AIOBS_STORE",
         "Local store: `off`, a folder, or `auto`: `./.aiobs` (else the user's data folder) while no OTLP endpoint "
-        "is set.",
+        "is set and the application has no TracerProvider of its own.",
     )
     dialects: tuple[str, ...] = _setting(
         _dialects,
@@ -206,7 +211,8 @@ class Settings:
         _text,
         "",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTLP receiver. Unset: nothing is sent, spans go to the local store.",
+        "OTLP receiver. Unset: nothing is sent, spans go to the local store. Not used with a TracerProvider of the "
+        "application's own, which sends by itself.",
     )
     otlp_protocol: str = _setting(
         _choice("", "grpc", "http/protobuf"),

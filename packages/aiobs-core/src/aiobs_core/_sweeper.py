@@ -64,22 +64,28 @@ class Sweeper:
             due = [span for deadline, span in self._waiting if deadline <= now_ns]
             self._waiting = [entry for entry in self._waiting if entry[0] > now_ns]
             for span in due:
-                self._close_below(span, span)
+                self._close_below(span)
         if now_ns >= self._next_ttl_check_ns:
             pause_ns = _CHECK_NS if self._runs else _IDLE_CHECK_NS
             self._next_ttl_check_ns = now_ns + min(self._ttl_ns // 4, pause_ns)
-            for key, run in list(self._runs.items()):
+            # Keys first: a list of items makes tuples, which can start a collection, whose finalizers end runs.
+            for key in list(self._runs):
+                run = self._runs.get(key)
+                if run is None:
+                    continue
                 if now_ns - run.started_ns > self._ttl_ns:
                     self._close(key, RunStatus.TIMED_OUT, 0)
                 elif type(run) is AgentSpan and was_cancelled(run):
                     self._close(key, RunStatus.CANCELLED, 0)
         return min(self._waiting[0][0], self._next_ttl_check_ns) if self._waiting else self._next_ttl_check_ns
 
-    def _close_below(self, span: AgentSpan, ended: AgentSpan) -> None:
+    def _close_below(self, ended: AgentSpan) -> None:
         gave_up = ended.forced_status is RunStatus.CANCELLED or (
             ended.error_class is not None and status_of(ended.error_class) is RunStatus.CANCELLED
         )
-        for child in list(span.open_children.values()):
-            self._close_below(child, ended)
-            end_ns = max(ended.end_ns, child.start_ns, child.first_chunk_ns)
-            self._close(child.key, RunStatus.CANCELLED if gave_up else RunStatus.ABANDONED, end_ns)
+        status = RunStatus.CANCELLED if gave_up else RunStatus.ABANDONED
+        below = list(ended.open_children.values())
+        for span in below:  # grows while it is walked: parents before children, however deep
+            below.extend(list(span.open_children.values()))
+        for span in reversed(below):
+            self._close(span.key, status, max(ended.end_ns, span.start_ns, span.first_chunk_ns))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aiobs_core._health import Health
     from aiobs_core._settings import Settings
 
+_SURVIVED = (Exception, SystemExit)  # what a foreign exporter may raise without hurting the others
 _DEFAULT_SAMPLER = sampling.DEFAULT_ON
 _provider_lock = threading.Lock()
 
@@ -88,33 +89,48 @@ class Destinations:
         self._health = health
         provider = _provider(tracer_provider, foreign_spans)
         app_owned = not isinstance(provider, _OwnProvider)
+        if app_owned and not hasattr(provider, "_active_span_processor"):
+            app_owned = False
+            health.problem(
+                "provider.foreign",
+                f"aiobs: the TracerProvider in use ({type(provider).__name__}) is not OpenTelemetry's SDK and takes no "
+                "finished spans; they go to aiobs' own destinations instead.",
+            )
         self.resource: Resource = getattr(provider, "resource", None) or Resource.create()
         sampler = getattr(provider, "sampler", None)
         self.head_sampler: sampling.Sampler | None = None if sampler is _DEFAULT_SAMPLER else sampler
         generator = getattr(provider, "id_generator", None)
         self.id_generator: IdGenerator | None = None if type(generator) is RandomIdGenerator else generator
         self._exporters: list[SpanExporter] = []
-        if app_owned and hasattr(provider, "_active_span_processor"):
+        self._made: Sequence[SpanExporter] = ()  # those that are ours to shut down
+        if app_owned:
             self._exporters.append(_ToProvider(provider))
         if exporters is not None:
             self._exporters.extend(exporters)
         else:
-            self._exporters.extend(_standard(settings, health, app_owned=app_owned))
+            self._made = _standard(settings, health, app_owned=app_owned)
+            self._exporters.extend(self._made)
 
     def deliver(self, batch: Sequence[object]) -> Sequence[Any]:
         """Give the finished spans to every exporter; the last stage, so nothing goes on."""
         spans = cast("Sequence[ReadableSpan]", batch)
         for exporter in self._exporters:
             try:
-                exporter.export(spans)
-            except Exception as error:  # noqa: BLE001 (foreign exporters may raise anything; counted, warned once)
-                name = type(exporter).__name__
-                self._health.problem(
-                    f"export.{name}",
-                    f"aiobs: {name} failed ({type(error).__name__}); the spans of that batch did not reach it.",
-                    lost=len(spans),
-                )
+                result = exporter.export(spans)
+            except _SURVIVED as error:
+                self._lost(exporter, type(error).__name__, len(spans))
+            else:
+                if result is SpanExportResult.FAILURE and not getattr(exporter, "counts_its_losses", False):
+                    self._lost(exporter, "FAILURE", len(spans))
         return ()
+
+    def _lost(self, exporter: SpanExporter, why: str, count: int) -> None:
+        name = type(exporter).__name__
+        self._health.problem(
+            f"export.{name}",
+            f"aiobs: {name} failed ({why}); the spans of that batch did not reach it.",
+            lost=count,
+        )
 
     def force_flush(self, timeout_s: float) -> bool:
         """Flush every exporter; False if one could not deliver in time."""
@@ -126,7 +142,7 @@ class Destinations:
                 results.append(
                     exporter.force_flush(left_ms) is not False
                 )  # None: inherited, nothing to flush
-            except Exception as error:  # noqa: BLE001 (as in deliver)
+            except _SURVIVED as error:
                 self._failed("flush", exporter, error)
                 results.append(False)
         return all(results)
@@ -134,10 +150,10 @@ class Destinations:
     def shutdown(self, timeout_s: float) -> None:
         """Close every exporter; what has not been delivered within `timeout_s` is counted as lost by it."""
         self.force_flush(timeout_s)
-        for exporter in self._exporters:
+        for exporter in self._made:
             try:
                 exporter.shutdown()
-            except Exception as error:  # noqa: BLE001 (as in deliver)
+            except _SURVIVED as error:
                 self._failed("shutdown", exporter, error)
 
     def forget_after_fork(self, health: Health) -> None:
@@ -145,7 +161,7 @@ class Destinations:
         self._exporters = []
         self._health = health
 
-    def _failed(self, action: str, exporter: SpanExporter, error: Exception) -> None:
+    def _failed(self, action: str, exporter: SpanExporter, error: BaseException) -> None:
         name = type(exporter).__name__
         self._health.problem(
             f"export.{name}.{action}", f"aiobs: {action} of {name} failed ({type(error).__name__})."
@@ -169,7 +185,7 @@ def _provider(
     """The given provider, the application's global one, or one of our own made global."""
     with _provider_lock:
         provider = given or trace.get_tracer_provider()
-        if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+        if given is None and isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
             trace.set_tracer_provider(_OwnProvider())
             provider = trace.get_tracer_provider()  # the application's, if it was set at this very moment
         if isinstance(provider, _OwnProvider):
@@ -183,10 +199,8 @@ def _standard(settings: Settings, health: Health, *, app_owned: bool) -> list[Sp
     sends = sends and bool(settings.otlp_endpoint or "otlp" in settings.traces_exporter)
     if sends:
         exporters.append(_otlp(settings, health))
-    folder: Path | None = None
-    if settings.store != "auto" or not (sends or app_owned):
-        # Where the user's data folder is, is a convention of the platform, not a setting of aiobs.
-        folder = store_folder(settings.store, cwd=Path.cwd(), environ=os.environ)  # noqa: TID251
+    wants_store = settings.store != "auto" or not (sends or app_owned)
+    folder = _store_folder(settings, health) if wants_store else None
     if folder is not None:
         exporters.append(StoreExporter(folder, health=health))
     mode = "tree" if "console" in settings.traces_exporter else settings.console
@@ -194,6 +208,19 @@ def _standard(settings: Settings, health: Health, *, app_owned: bool) -> list[Sp
         footer = f"stored in {folder}" if folder is not None else None
         exporters.append(ConsoleExporter(mode, footer=footer, health=health))
     return exporters
+
+
+def _store_folder(settings: Settings, health: Health) -> Path | None:
+    try:
+        # Where the user's data folder is, is a convention of the platform, not a setting of aiobs.
+        return store_folder(settings.store, cwd=Path.cwd(), environ=os.environ)  # noqa: TID251
+    except (OSError, RuntimeError) as error:  # the working directory is gone, or there is no home
+        health.problem(
+            "store.no_folder",
+            f"aiobs: no folder for the local store was found ({type(error).__name__}); runs are not stored. Set "
+            "AIOBS_STORE to a folder.",
+        )
+        return None
 
 
 def _otlp(settings: Settings, health: Health) -> SpanExporter:

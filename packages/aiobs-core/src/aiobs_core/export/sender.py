@@ -42,6 +42,8 @@ class Sender(SpanExporter):
         timeout_s: How long `shutdown` may take.
     """
 
+    counts_its_losses = True
+
     def __init__(
         self,
         exporter_factory: Callable[[], SpanExporter],

@@ -54,6 +54,8 @@ class Renderer:
     def __init__(self, settings: Settings, resource: Resource, health: Health) -> None:
         self._resource = resource
         self._health = health
+        # The newer generation has no released schema yet, and a mixture has none.
+        self._schema_url = semconv.SCHEMA_URL_1_41 if settings.semconv == "1.41" else None
         self._metadata_keys = settings.metadata_keys
         self._scopes: dict[str, InstrumentationScope] = {}
         dialects: list[Any] = [ai_agent.add]
@@ -111,7 +113,7 @@ class Renderer:
     def _scope(self, name: str) -> InstrumentationScope:
         scope = self._scopes.get(name)
         if scope is None:
-            scope = InstrumentationScope(name, __version__, semconv.SCHEMA_URL_1_41)
+            scope = InstrumentationScope(name, __version__, self._schema_url)
             self._scopes[name] = scope
         return scope
 

@@ -220,6 +220,8 @@ class StoreExporter(SpanExporter):
     processes may write to one store. After a fork the child opens its own connection and leaves the parent's alone.
     """
 
+    counts_its_losses = True
+
     def __init__(self, folder: Path, *, health: Health) -> None:
         self._folder = folder
         self._health = health
