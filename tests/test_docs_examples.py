@@ -1,7 +1,7 @@
 """Every Python block of README and docs runs, offline; a page's blocks run in order, as a reader would paste them.
 
 A comment `#> text` in a block is checked against what the block prints. `<!-- not run: reason -->` before a block
-leaves it out. Pages that show tests are run by pytest, too, with the one setting that they name.
+leaves it out. Pages that show tests are run by pytest, too.
 """
 
 import os
@@ -91,7 +91,8 @@ def test_code_blocks_run(page: str, tmp_path: Path) -> None:
     "page", [page for page in _pages() if any(_TESTS.search(code) for _, code in _blocks(page))]
 )
 def test_tests_on_a_page_pass(page: str, tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n", encoding="utf-8")
+    settings = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+    (tmp_path / "pytest.ini").write_text(settings, encoding="utf-8")
     code = "\n".join(code for _, code in _blocks(page))
     (tmp_path / "test_page.py").write_text(code, encoding="utf-8")
 

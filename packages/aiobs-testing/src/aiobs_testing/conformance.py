@@ -69,6 +69,7 @@ class ConformanceSuite:
         assert span.kind is trace.SpanKind.CLIENT
         assert semconv.TIME_TO_FIRST_CHUNK_S not in (span.attributes or {})
 
+    @pytest.mark.asyncio
     async def test_achat(self, subject: Subject) -> None:
         await subject.observed("achat")("hello")
         subject.check_model(*subject.of_kind("model"))
@@ -79,6 +80,7 @@ class ConformanceSuite:
         subject.check_model(span)
         subject.check_first_chunk(span)
 
+    @pytest.mark.asyncio
     async def test_astream(self, subject: Subject) -> None:
         assert len([chunk async for chunk in subject.observed("astream")("hello")]) >= 3
         (span,) = subject.of_kind("model")
@@ -117,6 +119,7 @@ class ConformanceSuite:
         subject.observed("agent")("hello", lambda: "found")
         subject.check_agent()
 
+    @pytest.mark.asyncio
     async def test_aagent(self, subject: Subject) -> None:
         await subject.observed("aagent")("hello", lambda: "found")
         subject.check_agent()
@@ -157,6 +160,7 @@ class ConformanceSuite:
         assert span.status.status_code is not trace.StatusCode.ERROR
 
     @pytest.mark.parametrize("how", ["cancel", "wait_for"])
+    @pytest.mark.asyncio
     async def test_cancelled(self, subject: Subject, how: str) -> None:
         call = subject.observed("slow_achat")
         if how == "cancel":
@@ -182,11 +186,13 @@ class ConformanceSuite:
         subject.observed("tool")("x", noting(inside))
         assert inside == [subject.id(span) for span in subject.of_kind("tool")]
 
+    @pytest.mark.asyncio
     async def test_the_tool_is_current_in_its_async_body(self, subject: Subject) -> None:
         inside: list[int] = []
         await subject.observed("atool")("x", noting(inside))
         assert inside == [subject.id(span) for span in subject.of_kind("tool")]
 
+    @pytest.mark.asyncio
     async def test_what_was_current_before_is_current_after(self, subject: Subject) -> None:
         subject.observed("chat")("opens the provider")
         tracer = trace.get_tracer("application")
