@@ -27,6 +27,7 @@ from naive import NamedNaiveHandler
 from opentelemetry import trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from pydantic import SecretStr
+from scenarios import CORE
 from typing_extensions import TypedDict
 
 from aiobs_core import configure, flush, shutdown, using_attributes
@@ -119,7 +120,8 @@ async def use_tools(secret: Secrets, callbacks: list[Any]) -> None:
     tracer = trace.get_tracer("app")
 
     async def look(q: str) -> str:
-        await adispatch_custom_event("progress", {"row": secret("custom event")})
+        if sys.version_info >= (3, 11) or CORE >= (1, 7):  # LangChain 1.0 on 3.10 does not know the run here
+            await adispatch_custom_event("progress", {"row": secret("custom event")})
         with tracer.start_as_current_span("own") as own:
             own.record_exception(ValueError(secret("user span: recorded exception")))
             own.set_status(trace.Status(trace.StatusCode.ERROR, secret("user span: status")))
@@ -345,7 +347,7 @@ async def test_each_destination_would_show_a_leak(captured):
         (retrieve, {"query", "document"}),
         (use_tools, {"tool argument", "tool result", "user message"}),
         (pause, {"graph state", "resume value"}),
-        (fail, {"error: text", "failing input"}),
+        (fail, {"failing input"}),  # error texts are taken out of spans of other instrumentations, too
     ],
 )
 async def test_a_naive_handler_leaks_each_kind_of_content(captured, scenario, places):

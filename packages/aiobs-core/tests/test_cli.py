@@ -72,10 +72,10 @@ def test_runs_lists_the_newest_first(two_runs, capsys):
     code, out, err = run(capsys, "runs")
     head, first, second = out.splitlines()
     assert (code, err) == (0, "")
-    assert head.split() == ["TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "COST", "NAME"]
+    assert head.split() == ["TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "STATUS", "NAME"]
     assert first.split()[0] == "0abc00000000"
     assert "1.2k in / 10 out" in first
-    assert first.endswith("-  support agent")
+    assert first.endswith("  ✓       support agent")
     assert second.endswith("other")
     assert run(capsys, "runs", "--limit", "1")[1].splitlines() == [head, first]
 
@@ -88,16 +88,16 @@ def test_columns_are_as_wide_as_their_widest_cell(fill, make_span, monkeypatch, 
     fill(make_span(HOSTILE, trace_id=3, duration_ns=23_000), make_span("x" * 500, trace_id=4))
     table = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "2027-01-15 08:00:00", run(capsys, "runs")[1])
     assert table == textwrap.dedent("""\
-    TRACE         START                   TIME  SPANS  ERRORS                TOKENS  COST  NAME
-    000000000000  2027-01-15 08:00:00    5.0ms      2       -  99.9k in / 99.9k out     -  재고_확인
-    000000000000  2027-01-15 08:00:00  pending      1       -      1.2k in / 10 out     -  -
-    000000000000  2027-01-15 08:00:00   <0.1ms      1       -                     -     -  evil�]8;;http://x��[2J��name�31m�
+    TRACE         START                   TIME  SPANS  ERRORS                TOKENS  STATUS  NAME
+    000000000000  2027-01-15 08:00:00    5.0ms      2       -  99.9k in / 99.9k out  ✓       재고_확인
+    000000000000  2027-01-15 08:00:00  pending      1       -      1.2k in / 10 out  -       -
+    000000000000  2027-01-15 08:00:00   <0.1ms      1       -                     -  ✓       evil�]8;;http://x��[2J��name�31m�
     """) + (
-        f"000000000000  2027-01-15 08:00:00    5.0ms      1       -                     -     -  {'x' * 77}...\n"
+        f"000000000000  2027-01-15 08:00:00    5.0ms      1       -                     -  ✓       {'x' * 77}...\n"
     )
-    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setenv("COLUMNS", "112")
     rows = run(capsys, "runs")[1].splitlines()
-    assert [row[row.index("-  ") :].rpartition("  ")[2] for row in rows[3:]] == [
+    assert [row.rpartition("  ")[2] for row in rows[3:]] == [
         "evil�]8;;http://x��[...",
         "xxxxxxxxxxxxxxxxxxxx...",
     ]
@@ -113,13 +113,43 @@ def test_runs_and_tree_agree_on_name_and_errors(fill, make_span, capsys):
     chat = {**CALL, semconv.GEN_AI_OPERATION_NAME: "chat"}
     fill(make_span("chat gpt-4.1", chat, trace_id=3))
     heading, *rows = run(capsys, "runs")[1].splitlines()
-    at = heading.index("COST")
-    assert [(row[heading.index("ERRORS") :].split()[0], row[at + 6 :]) for row in rows] == [
-        ("1", "shop_assistant"),
-        ("-", "invoke_agent by another name"),
-        ("-", "chat gpt-4.1"),
+    at = heading.index("STATUS")
+    assert [(row[heading.index("ERRORS") :].split()[0], row[at:].split(maxsplit=1)) for row in rows] == [
+        ("1", ["✕", "error  shop_assistant"]),
+        ("-", ["✓", "invoke_agent by another name"]),
+        ("-", ["✓", "chat gpt-4.1"]),
     ]
     assert run(capsys, "show", "00000000000000000000000000000001")[1].startswith("◆ shop_assistant ✕")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "encoding", "status"),
+    [
+        ("success", "utf-8", "✓"),
+        ("interrupted", "utf-8", "‖ interrupted"),
+        ("cancelled", "utf-8", "⊘ cancelled"),
+        ("abandoned", "utf-8", "⊘ abandoned"),
+        ("timed_out", "utf-8", "⊘ timed out"),
+        ("interrupted", "ascii", "WAIT interrupted"),
+        ("error", "ascii", "FAIL error"),
+    ],
+)
+def test_runs_says_how_a_run_ended(fill, make_span, monkeypatch, outcome, encoding, status):
+    fill(make_span("agent", {semconv.SPAN_KIND: "agent", semconv.OUTCOME: outcome}))
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["runs"]) == 0
+    heading, row = out.buffer.getvalue().decode(encoding).splitlines()
+    assert row[heading.index("STATUS") :].split("  ")[0] == status
+
+
+def test_cost_is_a_column_once_a_run_has_one(two_runs, folder, capsys):
+    with sqlite3.connect(folder / "aiobs.db") as connection:
+        connection.execute("UPDATE runs SET cost = 1500000 WHERE name = 'other'")
+    connection.close()
+    heading, first, second = run(capsys, "runs")[1].splitlines()
+    at = heading.index("   COST")
+    assert [row[at : at + 7] for row in (heading, first, second)] == ["   COST", "      -", "$0.0015"]
 
 
 def test_a_damaged_run_does_not_hide_the_others(two_runs, folder, capsys):

@@ -21,6 +21,7 @@ from aiobs_core.export.console import ConsoleExporter
 from aiobs_core.export.tree import headline, render_summary, render_tree
 
 TRACE = 0xA1
+ID = " · trace 000000000000"
 RESOURCE = Resource({})
 ATTRIBUTES = {
     "kind": "ai.agent.span.kind",
@@ -93,7 +94,8 @@ def agent_run():
 
 
 def tree(spans, width=110, **options):
-    return render_tree(spans, width=width, color=False, **options)
+    """The tree without the trace's id, which ends its last line where there is room."""
+    return render_tree(spans, width=width, color=False, **options).removesuffix(ID)
 
 
 def expected(text):
@@ -254,7 +256,7 @@ def test_hidden_runs_of_one_kind_are_called_by_it(scope):
     spans.append(span(3, 2, "tools", 0, 2, kind="chain", scope=scope))
     assert tree(spans, 70).splitlines()[-1] == "✓ 2.00s · 1 span, 2 chains hidden"
     assert tree(spans, 20).splitlines()[-1] == "✓ 2.00s · 1 span"
-    assert render_summary(spans, width=70, color=False) == "✓ agent  2.00s · 3 spans"
+    assert render_summary(spans, width=70, color=False) == f"✓ agent  2.00s · 3 spans{ID}"
 
 
 def test_what_was_written_down_by_hand_is_never_plumbing():
@@ -395,7 +397,7 @@ def test_a_request_id_is_shown_if_the_application_gave_it():
     given = [span(1, None, "POST /ask", 0, 2), span(2, 1, "agent", 0, 2, kind="agent", request="order\n17")]
     assert tree(given, 70).splitlines()[-1] == "✓ 2.00s · 2 spans · request order�17"
     assert tree(given, 25).splitlines()[-1] == "✓ 2.00s"
-    assert render_summary(given, width=70, color=False).endswith("2.00s · 2 spans · request order�17")
+    assert render_summary(given, width=70, color=False).endswith(f"2.00s · 2 spans · request order�17{ID}")
     long = [span(1, None, "agent", 0, 2, kind="agent", request="가" * 90)]
     assert tree(long, 70).splitlines()[-1] == "✓ 2.00s · 1 span · request " + "가" * 11 + "…"
 
@@ -407,6 +409,37 @@ def test_a_headline_says_what_the_tree_says():
     call = [span(1, None, "chat gpt-4o", 0, 1, kind="model", operation="chat", model="gpt-4o")]
     assert headline(call, encoding="utf-8").name == "chat gpt-4o"
     assert headline([span(1, None, "재고\x1b", 0, 1)], encoding="ascii").name == "???"
+
+
+def test_the_last_line_ends_with_the_id_that_the_command_takes_where_it_cuts_nothing():
+    spans = [span(1, None, "agent", 0, 2, kind="agent", trace=0xABC << 112)]
+    assert render_tree(spans, width=39, color=False).endswith("✓ 2.00s · 1 span · trace 0abc00000000")
+    assert render_tree(spans, width=36, color=False).endswith("✓ 2.00s · 1 span")
+    named = [span(1, None, "a name of twenty one.", 0, 2, kind="agent")]
+    assert render_summary(named, width=60, color=False) == f"✓ a name of twenty one.  2.00s · 1 span{ID}"
+    assert render_summary(named, width=59, color=False) == "✓ a name of twenty one.  2.00s · 1 span"
+
+
+def test_a_node_of_a_graph_is_shown_if_nothing_below_it_is():
+    def node(span_id, name, start_s, end_s):
+        more = {"ai.agent.graph.node": name}
+        return span(span_id, 1, name, start_s, end_s, kind="chain", more=more)
+
+    spans = [
+        span(1, None, "graph", 0, 4, kind="workflow"),
+        node(2, "load", 0, 1),
+        node(3, "clean", 1, 2),
+        span(4, 3, "RunnableLambda", 1, 2, kind="chain"),
+        node(5, "ask", 2, 4),
+        span(6, 5, "chat", 2, 4, kind="model"),
+    ]
+    assert tree(spans, 60) == expected("""
+    ◇ graph    4.00s  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━
+    ├ ○ load   1.00s  ━━━━━━━━
+    ├ ○ clean  1.00s          ━━━━━━━━
+    └ ✦ chat   2.00s                  ━━━━━━━━━━━━━━━━
+    ✓ 4.00s · 4 spans, 2 chains hidden · model 50% of wall
+    """)
 
 
 def test_equal_siblings_fold_from_three_on_if_nothing_stands_between_them():
@@ -644,7 +677,7 @@ FAILED = [
     span(2, 1, "search", 0, 0.2, kind="tool", error="KeyError"),
     span(1, None, "agent", 0, 0.5, kind="agent", error="KeyError"),
 ]
-LINE = "✓ agent  500ms · 2 spans\n"
+LINE = f"✓ agent  500ms · 2 spans{ID}\n"
 
 
 def printed(mode, spans, *, environ=None, stream=None, **options):
@@ -718,7 +751,7 @@ def test_a_trace_is_printed_with_one_write_when_its_root_arrives():
     ├ ƒ search       200ms  ━━━━━━━━━━━━━
     │ └ ƒ straggler  100ms  ━━━━━━╸
     └ ƒ early        100ms  ━━━━━━╸
-    ✓ 500ms · 4 spans
+    ✓ 500ms · 4 spans · trace 000000000000
     """)
         + "\n"
     )
@@ -740,6 +773,16 @@ def test_runs_of_one_remote_trace_are_printed_apart():
     exporter.export([span(11, 99, "second", 0, 1, kind="agent", make=LocalRoot)])
     assert stream.getvalue().count("of the second") == 1
     assert stream.getvalue().count("✓ 1.00s · 2 spans") == 2
+
+
+def test_a_footer_that_is_not_known_yet_is_said_when_it_is():
+    answers = iter([None, "stored in .aiobs"])
+    lines = ConsoleExporter(
+        "summary", stream=(stream := Terminal()), environ={"NO_COLOR": "1"}, footer=lambda: next(answers)
+    )
+    for trace in (1, 2, 3):
+        lines.export([span(1, None, "agent", 0, 1, kind="agent", trace=trace)])
+    assert ["stored" in line for line in stream.getvalue().splitlines()] == [False, False, True, False]
 
 
 def test_the_footer_is_said_once():
@@ -821,13 +864,15 @@ def test_a_closed_stream_is_survived():
 
 def test_what_waits_for_its_root_is_bounded(caplog):
     health = Health()
-    exporter = ConsoleExporter("summary", stream=(stream := Terminal()), environ={}, health=health)
+    exporter = ConsoleExporter(
+        "summary", stream=(stream := Terminal()), environ={"NO_COLOR": "1"}, health=health
+    )
     for trace in range(1, 300):
         exporter.export([span(2, 1, "x", 0, 1, kind="tool", trace=trace)])
     exporter.export([span(n + 2, 1, "x", 0, 1, kind="tool", trace=299) for n in range(6_000)])
     exporter.export([span(1, None, "x", 0, 1, kind="tool", trace=1), span(1, None, "x", 0, 1, trace=299)])
-    assert "1 span\n" in stream.getvalue()  # the oldest trace was forgotten, its root is alone
-    assert "5000 spans\n" in stream.getvalue()
+    assert f"1 span{ID}\n" in stream.getvalue()  # the oldest trace was forgotten, its root is alone
+    assert f"5000 spans{ID}\n" in stream.getvalue()
     assert set(health.counts()) == {"console.traces_dropped", "console.spans_dropped"}
     assert len(caplog.records) == 2
 

@@ -353,3 +353,112 @@ def test_attributes_of_a_generator_closed_elsewhere_do_not_touch_that_context(tm
         """,
         tmp_path,
     )
+
+
+@pytest.mark.parametrize("last", ["provider.shutdown()", "provider.force_flush(); os._exit(0)"])
+def test_flushing_the_applications_provider_flushes_what_aiobs_still_holds(tmp_path: Path, last: str) -> None:
+    out = run(
+        f"""
+        import os, sys
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+        provider = TracerProvider()
+        provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(formatter=lambda s: s.name + "\\n", out=sys.stdout)))
+        trace.set_tracer_provider(provider)
+        for n in range(5):
+            start(n, f"run {{n}}"); get_recorder().end(n)
+        {last}
+        """,
+        tmp_path,
+    )
+    assert sorted(out.split("\n"))[1:] == [f"execute_tool run {n}" for n in range(5)]
+
+
+def test_a_signal_handler_may_flush_at_any_moment(tmp_path: Path) -> None:
+    run(
+        """
+        import signal, time
+        configure(exporters=[memory], flush_interval_s=0.01)
+        signal.signal(signal.SIGALRM, lambda *_: get_recorder().flush(0.05))
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        until = time.monotonic() + 2
+        n = 0
+        while time.monotonic() < until:
+            start(n); get_recorder().end(n); n += 1
+            if n % 50 == 0:
+                get_recorder().flush(0.05)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        flush(10)
+        assert len(memory.get_finished_spans()) + get_recorder().health.counts().get("spans.dropped", 0) == n
+        """,
+        tmp_path,
+    )
+
+
+def test_exception_texts_leave_in_no_attribute_event_or_link(tmp_path: Path) -> None:
+    run(
+        """
+        configure(exporters=[memory])
+        texts = {"exception.message": "SECRET", "exception.stacktrace": "SECRET", "error.message": "SECRET", "kept": 1}
+        span_ = start("tool")
+        span_.set_attributes(texts); span_.add_event("other", texts, timestamp=1.5)
+        span_.add_link(span_.get_span_context(), texts)
+        with trace.get_tracer("app").start_as_current_span("foreign", attributes=texts) as other:
+            other.add_event("other", texts)
+        get_recorder().fail("tool", type("Odd SECRET name", (Exception,), {})())
+        for span_ in finished().values():
+            assert "SECRET" not in span_.to_json(), span_.to_json()
+            assert span_.attributes["kept"] == 1
+        """,
+        tmp_path,
+    )
+
+
+def test_flush_says_that_something_was_lost(tmp_path: Path) -> None:
+    run(
+        """
+        from opentelemetry.sdk.trace.export import SpanExportResult
+        class Refusing(InMemorySpanExporter):
+            def export(self, spans): return SpanExportResult.FAILURE
+        configure(exporters=[Refusing()])
+        start("tool"); get_recorder().end("tool")
+        assert not flush(5)
+        assert flush(5)
+        """,
+        tmp_path,
+    )
+
+
+def test_a_run_started_elsewhere_is_no_child_of_a_stream_that_nobody_is_inside_of(tmp_path: Path) -> None:
+    run(
+        """
+        import asyncio
+        configure(exporters=[memory])
+        async def stream():
+            import sys
+            start("stream", "stream", frame_id=id(sys._getframe()))
+            yield 1
+            get_recorder().end("stream")
+        async def other(name):
+            start(name, name); get_recorder().end(name)
+        async def inside():
+            import sys
+            start("outer", "outer", frame_id=id(sys._getframe()))
+            await asyncio.gather(other("child"))
+            get_recorder().end("outer")
+        async def main():
+            items = stream()
+            async for _ in items:
+                break
+            await asyncio.create_task(other("task"))
+            await asyncio.to_thread(lambda: asyncio.run(other("thread")))
+            await items.aclose()
+            get_recorder().end("stream")
+            await inside()
+        asyncio.run(main())
+        spans = finished()
+        assert spans["execute_tool task"].parent is None
+        assert spans["execute_tool thread"].parent is None
+        assert spans["execute_tool child"].parent.span_id == spans["execute_tool outer"].context.span_id
+        """,
+        tmp_path,
+    )

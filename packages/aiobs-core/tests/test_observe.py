@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
@@ -177,3 +178,20 @@ async def test_an_async_generator_ends_once_whether_read_closed_or_failed(
 def test_a_kind_that_does_not_exist_is_refused_at_definition() -> None:
     with pytest.raises(ValueError, match="modle"):
         observe(kind="modle")(lambda: None)
+
+
+def test_a_decorated_function_is_of_the_same_kind_as_before() -> None:
+    @observe
+    def generator() -> Iterator[int]:
+        yield 1
+
+    @observe
+    async def async_generator() -> AsyncIterator[int]:
+        yield 1
+
+    @observe
+    async def coroutine() -> None: ...
+
+    assert inspect.isgeneratorfunction(generator)
+    assert inspect.isasyncgenfunction(async_generator)
+    assert inspect.iscoroutinefunction(coroutine)

@@ -218,6 +218,28 @@ def test_a_closed_store_leaves_one_file(folder, exporter, make_span):
     assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "aiobs.db"]
 
 
+def test_it_says_where_the_spans_went_last(folder, exporter, make_span, monkeypatch):
+    assert exporter.stored_in is None
+    exporter.export([make_span()])
+    assert exporter.stored_in == str(folder)
+    exporter.export([])
+    assert exporter.stored_in == str(folder)
+
+    def refuse(*_):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(writer.StoreWriter, "write_slice", refuse)
+    exporter.export([make_span()])
+    assert exporter.stored_in == str(folder / "spool")
+
+
+def test_where_nothing_can_be_written_it_says_that_the_spans_are_nowhere(tmp_path, health, make_span):
+    (tmp_path / "file").write_text("a file, not a folder")
+    exporter = StoreExporter(tmp_path / "file" / ".aiobs", health=health)
+    exporter.export([make_span()])
+    assert exporter.stored_in is None
+
+
 def test_a_span_that_no_store_can_hold_costs_only_itself(folder, exporter, health, make_span):
     good = [make_span("good", trace_id=n) for n in (1, 2, 3)]
     odd = make_span("odd", trace_id=2, start_ns=2**63)

@@ -207,7 +207,7 @@ class AiObsCallbackHandler(BaseCallbackHandler):
     def on_tool_end(
         self, output: Any, *, run_id: UUID, parent_run_id: Any = None, tags: Any = None, **_: Any
     ) -> None:
-        failed = type(output).__name__ == "ToolMessage" and output.status == "error"
+        failed = type(output).__name__ == "ToolMessage" and getattr(output, "status", None) == "error"
         self._end(run_id.int, _TOOL_RETURNED_ERROR if failed else None)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:

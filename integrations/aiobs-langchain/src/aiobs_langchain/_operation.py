@@ -298,6 +298,8 @@ def _tagged(tags: Tags, metadata: Mapping[str, Any]) -> tuple[bool, Stage | None
     is_node, stage = False, _STAGES.get(str(metadata[_STAGE_KEY])) if _STAGE_KEY in metadata else None
     attributes: dict[str, str | int] = {}
     for tag in tags or ():
+        if type(tag) is not str:
+            continue
         if tag.startswith(_NODE_TAG):
             is_node = True
         elif tag.startswith(_RETRY_TAG):

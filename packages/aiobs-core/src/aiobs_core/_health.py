@@ -36,7 +36,10 @@ class Health:
             first = kind not in self._warned
             self._warned.add(kind)
         if first:
-            _log.warning("%s", message)
+            try:
+                _log.warning("%s", message)
+            except Exception:  # noqa: BLE001 (a filter or handler of the application; the problem is counted)
+                self._counts["log.failed"] += 1
 
     def counts(self) -> dict[str, int]:
         """Problems by kind, and `spans.dropped`, since the process started (a copy)."""

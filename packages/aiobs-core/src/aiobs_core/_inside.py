@@ -46,9 +46,12 @@ def innermost(span: AgentSpan, frame_id: int) -> Span:
         root = found
         while root.parent is not None:
             root = root.parent
-        if not root.frame_id or not _is_here(root):
-            return found  # in another task or thread the stack says nothing
-        if not root.end_ns:
+        if not root.frame_id:
+            return found
+        if not _is_here(root):
+            if not root.end_ns and _is_inside_elsewhere(root):
+                return found
+        elif not root.end_ns:
             if frames is None:
                 frames = _frames()
             # Both started by one frame: the one is not called by the other.
@@ -77,9 +80,34 @@ def _task() -> Task[Any] | None:
     return None if loop is None else current_task(loop)
 
 
+def _is_inside_elsewhere(root: AgentSpan) -> bool:
+    """Whether the other task or thread, which started the root, is inside it now, waiting for this one perhaps."""
+    if root.task is None:
+        return root.frame_id in _frames_from(sys._current_frames().get(root.thread_id))  # noqa: SLF001 (documented)
+    task = root.task()
+    if task is None or task.done():
+        return False
+    step: Any = task.get_coro()
+    while (
+        step is not None
+    ):  # coroutines, generators and async generators name their frame and what they await alike
+        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(step, f"{kind}_frame")), None)
+        if kind is None:
+            return False  # a future, or something of C: nothing of ours further in
+        if getattr(step, f"{kind}_running") and kind == "cr":
+            return True  # it runs in another thread at this moment, so its stack cannot be read: believe the context
+        if id(getattr(step, f"{kind}_frame")) == root.frame_id:
+            return True
+        step = getattr(step, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+    return False
+
+
 def _frames() -> set[int]:
+    return _frames_from(sys._getframe(1))  # noqa: SLF001 (what inspect.currentframe() is made of)
+
+
+def _frames_from(frame: FrameType | None) -> set[int]:
     frames: set[int] = set()
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (what inspect.currentframe() is made of)
     while frame is not None:
         frames.add(id(frame))
         frame = frame.f_back

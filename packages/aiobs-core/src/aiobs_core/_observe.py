@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -104,10 +104,27 @@ def _operation(
 
 def _wrap(wrapped: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
     if inspect.isasyncgenfunction(wrapped):
-
+        # The wrappers are of the same kind as what they wrap: frameworks ask `inspect` what a function is.
         @functools.wraps(wrapped)
-        def async_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            return _over_async(wrapped(*args, **kwargs), operation)
+        async def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            items = _over_async(wrapped(*args, **kwargs), operation)
+            step: Callable[[Any], Any] = items.asend
+            value: Any = None
+            try:
+                while True:
+                    try:
+                        item = await step(value)
+                    except StopAsyncIteration:
+                        return
+                    try:
+                        value = yield item
+                        step = items.asend
+                    except GeneratorExit:
+                        raise
+                    except BaseException as thrown:  # noqa: BLE001 (athrow() is for the wrapped one)
+                        step, value = items.athrow, thrown
+            finally:
+                await items.aclose()
 
         return async_generator
     if inspect.iscoroutinefunction(wrapped):
@@ -121,8 +138,8 @@ def _wrap(wrapped: Callable[..., Any], operation: Operation) -> Callable[..., An
     if inspect.isgeneratorfunction(wrapped):
 
         @functools.wraps(wrapped)
-        def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            return _over(wrapped(*args, **kwargs), operation)
+        def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            return (yield from _over(wrapped(*args, **kwargs), operation))
 
         return generator
 
@@ -168,9 +185,8 @@ def _over(items: Generator[Any, Any, Any], operation: Operation) -> Generator[An
         recorder.end(key)
         return stop.value
     except BaseException as error:
-        try:
-            with _current(started):
-                items.close()
+        try:  # not made current: a collection may close it in any context, where nothing could be detached
+            items.close()
         finally:
             recorder.fail(key, error)
         raise
@@ -197,8 +213,7 @@ async def _over_async(items: AsyncGenerator[Any, Any], operation: Operation) -> 
         recorder.end(key)
     except BaseException as error:
         try:
-            with _current(started):
-                await items.aclose()
+            await items.aclose()
         finally:
             recorder.fail(key, error)
         raise

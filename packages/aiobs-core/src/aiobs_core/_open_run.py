@@ -5,8 +5,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Hashable
 from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
+from aiobs_core._operation import RunStatus
 from aiobs_core._span import AgentSpan
+
+if TYPE_CHECKING:
+    from aiobs_core._span import OutcomeSource
 
 
 class TransparentRun:
@@ -33,3 +38,12 @@ def http_status(error: BaseException) -> int | None:
     if code is None:
         code = getattr(getattr(error, "response", None), "status_code", None)
     return code if type(code) is int else None
+
+
+def pauses(outcome: OutcomeSource | None) -> bool:
+    """Whether an outcome says that the run waits for a person; asks a deferred one, and takes what raises for a no."""
+    try:
+        said = outcome() if callable(outcome) else outcome
+    except Exception:  # noqa: BLE001 (a deferred mapping of foreign objects, of a run that has no span to mark)
+        return False
+    return said is not None and said.status is RunStatus.INTERRUPTED

@@ -40,7 +40,7 @@ Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
 
 _MAX_BATCH: Final = 256  # more would live long enough to cost a pass of the garbage collector each
 _IDLE_S: Final = 30.0
-_SURVIVED: Final = (Exception, SystemExit)  # what foreign code on the worker may raise without ending it
+_SURVIVED: Final = BaseException  # foreign code on the worker may raise anything without ending it
 
 
 class _Marker:
@@ -85,7 +85,9 @@ class Pipeline:
         self._queue: queue.SimpleQueue[Arrived | _Marker] = queue.SimpleQueue()  # put() is safe in finalizers
         self._queue_size = self._settings.queue_size
         self._worker: threading.Thread | None = None
-        self._hurry = threading.Event()
+        # Rung to end the worker's wait. A queue, since an Event deadlocks if a signal handler or a finalizer sets it
+        # while its thread is in the middle of setting it.
+        self._doorbell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lock = threading.RLock()
 
     # --- on the application's threads ---------------------------------------------------------------------------
@@ -102,10 +104,13 @@ class Pipeline:
             )
             return
         self._queue.put(span)
-        if waiting * 2 > self._queue_size:
-            self._hurry.set()
+        if waiting == self._queue_size // 2:
+            self._doorbell.put(None)
         if self._worker is None:
             self._start_worker()
+
+    def _drain(self, timeout_s: float) -> bool:
+        return threading.current_thread() is self._worker or self.flush(timeout_s)
 
     def _put_foreign(self, span: ReadableSpan) -> None:
         if self.takes_foreign_spans:
@@ -136,6 +141,7 @@ class Pipeline:
                 self._settings,
                 self._health,
                 foreign_spans=self._put_foreign,
+                drain=self._drain,
                 exporters=self._exporters,
                 tracer_provider=self._tracer_provider,
             )
@@ -203,7 +209,7 @@ class Pipeline:
             self._queue.put(marker)
             if self._worker is None and not self._start_worker():
                 self._work_off(marker)
-        self._hurry.set()
+        self._doorbell.put(None)
         return marker.done.wait(timeout_s) and marker.delivered
 
     def _work_off(self, marker: _Marker) -> None:
@@ -253,8 +259,7 @@ class Pipeline:
                 first = None
             else:
                 if not isinstance(first, _Marker) and arrivals.qsize() < _MAX_BATCH:
-                    self._hurry.wait(self._settings.flush_interval_s)
-                    self._hurry.clear()
+                    self._wait_for_more()
             batch, marker = self._gather(first)
             self._pass_through(batch)
             ended = [span for span in batch if type(span) is AgentSpan]
@@ -262,6 +267,14 @@ class Pipeline:
             if marker is not None and self._answer(marker):
                 return
             first, batch, ended = None, [], []  # nothing of a run lives on while the worker waits
+
+    def _wait_for_more(self) -> None:
+        try:
+            self._doorbell.get(timeout=self._settings.flush_interval_s)
+            while True:
+                self._doorbell.get_nowait()
+        except queue.Empty:
+            return
 
     def _keep_house(self, ended: Sequence[AgentSpan]) -> int:
         now_ns = time.perf_counter_ns()
@@ -333,21 +346,30 @@ class Pipeline:
     def _answer(self, marker: _Marker) -> bool:
         destinations = self._destinations
         left_s = max(0.0, marker.deadline - time.monotonic())
-        marker.delivered = destinations is None or destinations.force_flush(left_s)
         if marker.close:
-            self._close(left_s)
+            marker.delivered = self._close(left_s)
+        else:
+            marker.delivered = destinations is None or destinations.force_flush(left_s)
         marker.done.set()
         return marker.close
 
-    def _close(self, timeout_s: float) -> None:
+    def _close(self, timeout_s: float) -> bool:
         with self._lock:
-            if self._destinations is not None:
-                self._destinations.shutdown(timeout_s)
+            destinations, self._destinations = self._destinations, None
             self.is_open = False
-            self._destinations = None
+        # Not under the lock: an exporter may take its time, and a run that starts meanwhile opens new destinations.
+        delivered = destinations is None or destinations.shutdown(timeout_s)
+        with self._lock:
             self._worker = None
             if not self._queue.empty():  # put while we closed
                 self._start_worker()
+        return delivered
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until the exporters are made; once the interpreter shuts down, some can no longer be."""
+        destinations = self._destinations
+        if destinations is not None:
+            destinations.wait_until_ready(timeout_s)
 
 
 def _decide(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:

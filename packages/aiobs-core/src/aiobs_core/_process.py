@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 (registers its exit hook, which has to be before, that is: behind, ours)
 import os
+import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiobs_core._recorder import Recorder
 from aiobs_core._settings import Settings
@@ -13,6 +15,8 @@ from aiobs_core._settings import Settings
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import TracerProvider
+
+_EXPORTERS_READY_S: Final = 3.0
 
 _recorder: Recorder | None = None
 _lock = threading.Lock()
@@ -33,7 +37,24 @@ def _make(recorder: Recorder) -> Recorder:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork_in_child)
     _recorder = recorder
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        try:
+            register(_before_threads_end)
+        except RuntimeError:  # the interpreter shuts down already
+            return recorder
     return recorder
+
+
+def _before_threads_end() -> None:
+    """Called when the main thread has ended, before `concurrent.futures` and others refuse work.
+
+    OpenTelemetry's gRPC exporter needs a thread pool to be made. A script may end before it is, and the exit handler
+    of `atexit`, which delivers the rest, comes too late for that. The hook is the one of `concurrent.futures`: private,
+    and there since Python 3.9.
+    """
+    if _recorder is not None:
+        _recorder.wait_until_ready(_EXPORTERS_READY_S)
 
 
 def configure(
@@ -88,3 +109,6 @@ def _after_fork_in_child() -> None:
     _lock = threading.Lock()
     if _recorder is not None:
         _recorder.after_fork_in_child()
+        processes = sys.modules.get("multiprocessing.util")
+        if processes is not None:  # its children leave without running exit handlers, but not without these
+            processes.Finalize(None, _recorder.shutdown, exitpriority=10)

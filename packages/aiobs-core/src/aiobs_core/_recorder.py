@@ -28,7 +28,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, set_span_in_con
 from aiobs_core._context import SUPPRESS_KEY, request_attributes
 from aiobs_core._health import Health
 from aiobs_core._inside import innermost, note_place
-from aiobs_core._open_run import Lifetime, TransparentRun, http_status
+from aiobs_core._open_run import Lifetime, TransparentRun, http_status, pauses
 from aiobs_core._operation import Operation, RunStatus
 from aiobs_core._pipeline import Pipeline
 from aiobs_core._span import AgentSpan
@@ -161,6 +161,8 @@ class Recorder:
         """
         span = self._runs.pop(key, None)
         if type(span) is not AgentSpan:
+            if span is not None and span.parent is not None and pauses(outcome):
+                span.parent.interrupted_below = True  # a run without a span hands its pause to the one above
             return
         span.outcome = outcome
         span.error_class = type(error)
@@ -171,8 +173,7 @@ class Recorder:
             self._verb_failed("fail", problem)
         self._ended(span)
 
-    # --- around the verbs -------------------------------------------------------------------------------------
-
+    # --- around the verbs ---
     @contextmanager
     def span(self, operation: Operation, *, scope: str = _MANUAL_SCOPE) -> Iterator[Span]:
         """Record the block as one run; it is current inside, and what the block raises is recorded and re-raised.
@@ -234,7 +235,7 @@ class Recorder:
             timeout_s: Seconds to wait; `export_timeout_s` of the settings if None.
 
         Returns:
-            False if something could not be delivered in time.
+            False if something could not be delivered in time, or was lost since the last flush.
         """
         return self._pipeline.flush(self._settings.export_timeout_s if timeout_s is None else timeout_s)
 
@@ -247,6 +248,10 @@ class Recorder:
         for key in list(self._runs):
             self._close(key, RunStatus.ABANDONED)
         return self._pipeline.shutdown(self._settings.export_timeout_s if timeout_s is None else timeout_s)
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until the exporters are made; that happens in the background."""
+        self._pipeline.wait_until_ready(timeout_s)
 
     def after_fork_in_child(self) -> None:
         """Forget what belongs to the parent process: it reports its open and queued runs itself."""

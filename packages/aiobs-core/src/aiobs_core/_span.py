@@ -39,6 +39,7 @@ NEW_TRACE_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED | _RANDOM)
 _MAX_EVENTS: Final = 128  # the SDK's default span limits
 _MAX_ATTRIBUTES: Final = 128
 _MAX_LINKS: Final = 128
+_MAX_CLASS_NAME: Final = 200
 
 # Not `random`'s shared generator: an application that seeds it would make the same ids again in each process.
 _ids = random.Random()
@@ -227,7 +228,7 @@ class AgentSpan(Span):
             return
         if self.attributes is None:
             self.attributes = {}
-        if len(self.attributes) < _MAX_ATTRIBUTES:
+        if key in self.attributes or len(self.attributes) < _MAX_ATTRIBUTES:
             self.attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, AnyValue]) -> None:
@@ -290,6 +291,13 @@ class AgentSpan(Span):
 
 def class_name(cls: type) -> str:
     """`openai.RateLimitError`, `ValueError`: the name that `error.type` takes for an exception class."""
-    module = getattr(cls, "__module__", "")
-    name = getattr(cls, "__qualname__", None) or "Exception"
-    return name if module in {"builtins", "", None} else f"{module}.{name}"
+    module, name = getattr(cls, "__module__", ""), getattr(cls, "__qualname__", None)
+    if type(name) is not str or not _is_class_name(name):
+        return "Exception"  # a class made at run time may carry text in its name
+    return name if type(module) is not str or module in {"builtins", ""} else f"{module}.{name}"
+
+
+def _is_class_name(name: str) -> bool:
+    return len(name) <= _MAX_CLASS_NAME and all(
+        part.isidentifier() or part == "<locals>" for part in name.split(".")
+    )

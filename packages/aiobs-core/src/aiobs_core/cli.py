@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, TextIO
+from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 COMMANDS_GROUP: Final = "aiobs.commands"
 _ENVIRON: Final = os.environ  # noqa: TID251 - handed on to where folders and colours are decided
 SubParsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
+_HEADINGS: Final = ("TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "COST", "STATUS", "NAME")
 _NAME_WIDTH: Final = 80
 _NARROWEST_NAME: Final = 20
-_ID_DIGITS: Final = 12  # of a trace id; enough to be unambiguous among 100,000 runs
 _FIRST_RUN: Final = """\
 To record one, add these lines to your program and run it:
 
@@ -96,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="its spans as a JSON array, with all attributes")
     show.set_defaults(run=_show)
 
-    export = commands.add_parser("export", help="write spans as OTLP-JSON or as one JSON object each")
+    export = commands.add_parser(
+        "export", help="write spans as JSON Lines: OTLP-JSON, one run a line, or one span a line"
+    )
     export.add_argument("--format", choices=("otlp-json", "jsonl"), required=True)
     export.add_argument(
         "--trace", metavar="ID", help="this run only: first digits of its trace id, or `last`"
@@ -212,52 +213,55 @@ def _table(store: Store, runs: Sequence[StoredRun]) -> Iterator[str]:
     """A line of headings and one per run, each column as wide as its widest cell, the name in what is left."""
     from aiobs_core.export._text import cut, display_width
 
-    rows: list[tuple[str, ...]] = [("TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "COST", "NAME")]
-    rows += [_cells(store, run) for run in runs]
+    rows = [_HEADINGS, *(_cells(store, run) for run in runs)]
+    if all(run.cost_nano_usd is None for run in runs):
+        at = _HEADINGS.index("COST")
+        rows = [row[:at] + row[at + 1 :] for row in rows]
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)][:-1]
     taken = sum(widths) + 2 * len(widths)
     columns = shutil.get_terminal_size((taken + _NAME_WIDTH, 24)).columns
-    for trace_id, start, *numbers, name in rows:
+    for trace_id, start, *numbers, status, name in rows:
         cells = [trace_id.ljust(widths[0]), start.ljust(widths[1])]
-        cells += [number.rjust(width) for number, width in zip(numbers, widths[2:], strict=True)]
+        cells += [number.rjust(width) for number, width in zip(numbers, widths[2:-1], strict=True)]
+        cells.append(status + " " * (widths[-1] - display_width(status)))
         cells.append(cut(name, min(max(columns - taken, _NARROWEST_NAME), _NAME_WIDTH), ellipsis="..."))
         yield "  ".join(cells)
 
 
 def _cells(store: Store, run: StoredRun) -> tuple[str, ...]:
-    from aiobs_core.export._text import duration_text
+    from aiobs_core.export._text import duration_text, short_trace_id
 
     start = datetime.fromtimestamp(run.start_ns / 1e9).astimezone()
-    name, error_count = _headline(store, run)
+    name, error_count, status = _headline(store, run)
     return (
-        run.trace_id[:_ID_DIGITS],
+        short_trace_id(run.trace_id),
         start.strftime("%Y-%m-%d %H:%M:%S"),
         "pending" if run.is_pending else duration_text(run.end_ns - run.start_ns),
         str(run.span_count),
         str(error_count or "-"),
         _tokens(run),
         "-" if run.cost_nano_usd is None else f"${run.cost_nano_usd / 1e9:.4f}",
+        status,
         name,
     )
 
 
-def _headline(store: Store, run: StoredRun) -> tuple[str, int]:
-    """Name and count of errors as the tree of the run says them; as the store has them if it cannot be read."""
+def _headline(store: Store, run: StoredRun) -> tuple[str, int, str]:
+    """Name, count of errors and status as the tree of the run says them; what the store's sums say if it cannot be read."""
     from aiobs_core.export.tree import headline
     from aiobs_core.store.schema import StoreError
 
     name = "-" if run.name is None else _safe(run.name, sys.stdout)
-    # The tree says more than the store's sums only where errors were passed on or the name has an operation.
-    if run.error_count <= 1 and " " not in name:
-        return name, run.error_count
     try:
         spans = [span.to_readable() for span in store.trace(run.trace_id)]
     except StoreError:
-        return name, run.error_count
+        return name, run.error_count, "-"
     found = headline(spans, encoding=sys.stdout.encoding or "utf-8")
     if found is None:
-        return name, run.error_count
-    return name if run.is_pending else found.name, found.failure_count
+        return name, run.error_count, "-"
+    if run.is_pending:
+        return name, found.failure_count, "-"
+    return found.name, found.failure_count, found.ending
 
 
 def _tokens(run: StoredRun) -> str:
@@ -278,7 +282,9 @@ def _show(arguments: argparse.Namespace) -> int:
             raise _nothing_in(store)
         spans = store.trace(arguments.trace)
     if arguments.json:
-        _print_json([_flat(span) for span in spans])
+        from aiobs_core.store.flat import flat
+
+        _print_json([flat(span) for span in spans])
         return 0
     from aiobs_core.export._layout import Glyphs, shows_colours
     from aiobs_core.export.tree import render_tree
@@ -294,57 +300,6 @@ def _show(arguments: argparse.Namespace) -> int:
     )
     print(tree)
     return 0
-
-
-def _flat(span: StoredSpan) -> dict[str, object]:
-    """One span as an object that any JSON reader takes."""
-    readable = span.to_readable()
-    scope = readable.instrumentation_scope
-    return {
-        "trace_id": span.trace_id,
-        "span_id": span.span_id,
-        "parent_id": span.parent_id,
-        "kind": span.kind,
-        "name": readable.name,
-        "model": span.model,
-        "start_ns": span.start_ns,
-        "duration_ns": span.duration_ns,
-        "status": span.status,
-        "status_message": readable.status.description,
-        "input_tokens": span.input_tokens,
-        "output_tokens": span.output_tokens,
-        "cache_read_tokens": span.cache_read_tokens,
-        "cost_nano_usd": span.cost_nano_usd,
-        "first_chunk_ns": span.first_chunk_ns,
-        "attributes": _jsonable(span.attributes),
-        "events": [
-            {"name": event.name, "time_ns": event.timestamp, "attributes": _jsonable(event.attributes)}
-            for event in readable.events
-        ],
-        "links": [
-            {
-                "trace_id": format(link.context.trace_id, "032x"),
-                "span_id": format(link.context.span_id, "016x"),
-                "attributes": _jsonable(link.attributes),
-            }
-            for link in readable.links
-        ],
-        "resource": _jsonable(readable.resource.attributes),
-        "scope": None if scope is None else scope.name,
-    }
-
-
-def _jsonable(value: Any) -> object:
-    """A value that strict JSON can hold: NaN by its name, bytes as hexadecimal digits."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    return value
 
 
 def _print_json(value: object) -> None:
@@ -379,7 +334,9 @@ def _otlp_line(spans: Sequence[StoredSpan]) -> bytes:
 
 
 def _json_lines(spans: Sequence[StoredSpan]) -> bytes:
-    return b"".join(json.dumps(_flat(span), allow_nan=False).encode() + b"\n" for span in spans)
+    from aiobs_core.store.flat import flat
+
+    return b"".join(json.dumps(flat(span), allow_nan=False).encode() + b"\n" for span in spans)
 
 
 def _ascii(lines: bytes) -> bytes:

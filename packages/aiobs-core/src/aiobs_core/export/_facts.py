@@ -86,6 +86,11 @@ class Facts:
         scope = self.span.instrumentation_scope
         return self.kind in _PLUMBING and (scope is None or scope.name != _MANUAL_SCOPE)
 
+    @property
+    def is_graph_node(self) -> bool:
+        """Whether it is a step of a graph, which the application named."""
+        return bool(_text(self.span, semconv.GRAPH_NODE))
+
 
 def is_local_root(span: ReadableSpan) -> bool:
     """Whether the span is the first of its trace in this process (as far as it was recorded)."""
@@ -201,6 +206,21 @@ def outermost_calls(facts: Sequence[Facts]) -> list[Facts]:
         if item.span_id in calls and not found:
             outermost.append(item)
     return outermost
+
+
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """The sum of what is known; None where nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def busy_ns(spans: Iterable[Facts]) -> int:
+    """Nanoseconds in which at least one of the spans ran."""
+    total_ns = until_ns = 0
+    for start_ns, end_ns in sorted((item.start_ns, item.end_ns) for item in spans):
+        total_ns += max(end_ns - max(start_ns, until_ns), 0)
+        until_ns = max(until_ns, end_ns)
+    return total_ns
 
 
 def is_failed(span: ReadableSpan) -> bool:

@@ -6,6 +6,7 @@ import unicodedata
 from typing import Final
 
 _LONGEST: Final = 200  # characters of a name that are looked at; no column is wider
+_ID_DIGITS: Final = 12  # of a trace id; enough to be unambiguous among 100,000 runs
 _MARKS_PER_LETTER: Final = 2  # Thai and Devanagari need two; more is a "zalgo" stack that covers other rows
 # Controls (escape sequences, newlines), formats (bidi overrides, zero width), surrogates, unassigned, separators.
 _UNPRINTABLE: Final = {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
@@ -90,3 +91,13 @@ def count_text(count: int) -> str:
     if count < 999_500:
         return f"{count / 1e3:.0f}k"
     return f"{count / 1e6:.1f}M"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: `1 span`, `2 spans`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def short_trace_id(trace_id: str) -> str:
+    """The first digits of a hexadecimal trace id, as lists and trees print it and `aiobs show` takes it."""
+    return trace_id[:_ID_DIGITS]

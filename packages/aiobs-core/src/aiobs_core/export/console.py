@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TextIO, TypedDict
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -47,7 +47,8 @@ class ConsoleExporter(SpanExporter):
             failed or took over a second, else one line; nothing for traces in which no agent, model or tool ran.
         stream: Where to print; None is `sys.stderr` as it is at that moment.
         environ: Variables to read (`NO_COLOR`, `TERM`, `CI`, `COLUMNS`); the process's own if None.
-        footer: Where runs can be found later; said once, after the first tree or line.
+        footer: Where runs can be found later; said once, after the first tree or line. A callable is asked at each
+            print until it has an answer: None says nothing.
         health: Where problems are counted.
 
     Raises:
@@ -60,7 +61,7 @@ class ConsoleExporter(SpanExporter):
         *,
         stream: TextIO | None = None,
         environ: Mapping[str, str] | None = None,
-        footer: str | None = None,
+        footer: str | Callable[[], str | None] | None = None,
         health: Health | None = None,
     ) -> None:
         if mode not in _MODES:
@@ -169,12 +170,17 @@ class ConsoleExporter(SpanExporter):
                 blocks.append(render_tree(spans, max_rows=_MAX_ROWS, **options))
             else:
                 blocks.append(render_summary(spans, **options))
-            if self._footer and not self._footer_was_shown:
-                self._footer_was_shown = True
-                footer = neutralise(self._footer, encoding=encoding)
-                blocks.append(paint((footer, "2"), colour))
+            if footer := self._footer_to_show():
+                blocks.append(paint((neutralise(footer, encoding=encoding), "2"), colour))
         stream.write("\n".join(blocks) + "\n")
         stream.flush()
+
+    def _footer_to_show(self) -> str | None:
+        if self._footer_was_shown:
+            return None
+        footer = self._footer() if callable(self._footer) else self._footer
+        self._footer_was_shown = bool(footer)
+        return footer
 
     def _report_dropped(self) -> None:
         dropped, self._dropped = self._dropped, set()

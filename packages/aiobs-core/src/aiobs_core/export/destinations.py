@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from aiobs_core._health import Health
     from aiobs_core._settings import Settings
 
-_SURVIVED = (Exception, SystemExit)  # what a foreign exporter may raise without hurting the others
+_SURVIVED = BaseException  # a foreign exporter may raise anything without hurting the others
+_DRAIN_S = 5.0
 _DEFAULT_SAMPLER = sampling.DEFAULT_ON
 _provider_lock = threading.Lock()
 
@@ -70,6 +71,32 @@ class _ToProvider(SpanExporter):
         """Leave the provider alone: the application shuts it down."""
 
 
+class _DrainFirst(SpanProcessor):
+    """First processor of the application's provider: its flush and shutdown wait for what is still in the corridor."""
+
+    def __init__(self) -> None:
+        self.drain: Callable[[float], bool] | None = None
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        drain = self.drain
+        return drain is None or drain(min(timeout_millis / 1_000, _DRAIN_S))
+
+    def shutdown(self) -> None:
+        self.force_flush()
+
+
+def _drain_first(provider: Any, drain: Callable[[float], bool]) -> None:
+    # The public way appends, and processors are flushed and shut down in order: the spans would come too late.
+    processors = getattr(provider._active_span_processor, "_span_processors", None)  # noqa: SLF001
+    if not isinstance(processors, tuple):
+        return
+    first = processors[0] if processors and isinstance(processors[0], _DrainFirst) else _DrainFirst()
+    first.drain = drain
+    if first not in processors:
+        with provider._active_span_processor._lock:  # noqa: SLF001
+            provider._active_span_processor._span_processors = (first, *processors)  # noqa: SLF001
+
+
 class Destinations:
     """Exporters of finished spans, opened from the settings, and what the trace start needs from the provider.
 
@@ -83,10 +110,12 @@ class Destinations:
         health: Health,
         *,
         foreign_spans: Callable[[ReadableSpan], None],
+        drain: Callable[[float], bool],
         exporters: Sequence[SpanExporter] | None = None,
         tracer_provider: trace.TracerProvider | None = None,
     ) -> None:
         self._health = health
+        self._known_losses = health.counts().get("spans.dropped", 0)
         provider = _provider(tracer_provider, foreign_spans)
         app_owned = not isinstance(provider, _OwnProvider)
         if app_owned and not hasattr(provider, "_active_span_processor"):
@@ -105,6 +134,7 @@ class Destinations:
         self._made: Sequence[SpanExporter] = ()  # those that are ours to shut down
         if app_owned:
             self._exporters.append(_ToProvider(provider))
+            _drain_first(provider, drain)
         if exporters is not None:
             self._exporters.extend(exporters)
         else:
@@ -133,7 +163,7 @@ class Destinations:
         )
 
     def force_flush(self, timeout_s: float) -> bool:
-        """Flush every exporter; False if one could not deliver in time."""
+        """Flush every exporter; False if one could not deliver in time, or spans were lost since the last flush."""
         deadline = time.monotonic() + timeout_s
         results = []
         for exporter in self._exporters:
@@ -145,16 +175,36 @@ class Destinations:
             except _SURVIVED as error:
                 self._failed("flush", exporter, error)
                 results.append(False)
-        return all(results)
+        return all(results) and self._lost_nothing()
 
-    def shutdown(self, timeout_s: float) -> None:
-        """Close every exporter; what has not been delivered within `timeout_s` is counted as lost by it."""
-        self.force_flush(timeout_s)
-        for exporter in self._made:
+    def shutdown(self, timeout_s: float) -> bool:
+        """Flush what was given to us, close what we made; answers as `force_flush` does.
+
+        Our own exporters deliver and count what they lose within their own limit, which is below `export_timeout_s`,
+        so that it is said before the process ends.
+        """
+        made, self._exporters = (
+            self._made,
+            [exporter for exporter in self._exporters if exporter not in self._made],
+        )
+        delivered = self.force_flush(timeout_s)
+        for exporter in made:
             try:
                 exporter.shutdown()
             except _SURVIVED as error:
                 self._failed("shutdown", exporter, error)
+                delivered = False
+        return self._lost_nothing() and delivered
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until the exporters that are made in the background are there, or have failed to be."""
+        for exporter in self._made:
+            if isinstance(exporter, Sender):
+                exporter.wait_until_ready(timeout_s)
+
+    def _lost_nothing(self) -> bool:
+        known, self._known_losses = self._known_losses, self._health.counts().get("spans.dropped", 0)
+        return known == self._known_losses
 
     def forget_after_fork(self, health: Health) -> None:
         """Drop the parent's exporters without closing them: their connections are still the parent's."""
@@ -229,6 +279,9 @@ def _otlp(settings: Settings, health: Health) -> SpanExporter:
 
         return make_otlp_exporter(settings)
 
-    return Sender(
-        make, queue_size=settings.queue_size, health=health, name="otlp", timeout_s=settings.export_timeout_s
-    )
+    timeout_s = (
+        settings.export_timeout_s * 0.8
+    )  # so that what was lost is said before everybody stops waiting
+    sender = Sender(make, queue_size=settings.queue_size, health=health, name="otlp", timeout_s=timeout_s)
+    sender.make_ready()
+    return sender

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from aiobs_core._context import SUPPRESS_KEY
 from aiobs_core._errors import AiobsError
 from aiobs_core._fork import uninterrupted_by_fork
+
+_log = logging.getLogger("aiobs")
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -73,6 +76,17 @@ class Sender(SpanExporter):
         self._reported = 0  # of the failed, those that a flush has told
         self._thread: threading.Thread | None = None
         self._exporter: SpanExporter | None = None
+        self._ready = threading.Event()
+
+    def make_ready(self) -> None:
+        """Make the exporter now, in the background, not with the first spans: these may come as late as process exit."""
+        with self._changed:
+            self._ensure_thread(idle=True)
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until the exporter was made, or could not be; returns at once where `make_ready` was not called."""
+        if self._thread is not None:
+            self._ready.wait(timeout_s)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Queue spans; returns at once and always SUCCESS (losses are counted, see the class)."""
@@ -127,9 +141,9 @@ class Sender(SpanExporter):
             thread.join(max(deadline - time.monotonic(), 0.0))  # it closes the exporter as its last act
 
     # --- caller's side ------------------------------------------------------------------------------------------
-    def _ensure_thread(self) -> bool:
-        """Start the thread if there is work for it and it does not run; call with the lock held."""
-        if not self._queue or (self._thread is not None and self._thread.is_alive()):
+    def _ensure_thread(self, *, idle: bool = False) -> bool:
+        """Start the thread if there is work for it (or `idle`) and it does not run; call with the lock held."""
+        if (not self._queue and not idle) or (self._thread is not None and self._thread.is_alive()):
             return True
         thread = threading.Thread(target=self._run, name=f"aiobs-{self._name}", daemon=True)
         try:
@@ -205,6 +219,13 @@ class Sender(SpanExporter):
     def _run(self) -> None:
         changed = self._changed
         context.attach(_suppressed())
+        with changed:
+            early = not self._queue
+        if early:
+            self._make_early()
+        else:
+            self._send_next()
+        self._ready.set()
         while True:
             with changed:
                 while not self._queue and not self._closed:
@@ -212,6 +233,12 @@ class Sender(SpanExporter):
             if not self._send_next():
                 break
         self._close_exporter()
+
+    def _make_early(self) -> None:
+        try:
+            self._exporter = self._open()
+        except Exception as error:  # noqa: BLE001 (said with the first spans, which try again)
+            _log.debug("the exporter of %s is not ready: %s", self._name, type(error).__name__)
 
     def _send_next(self) -> bool:
         """Send one batch; False if nothing is queued."""

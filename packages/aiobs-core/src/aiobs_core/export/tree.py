@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Final
 from aiobs_core._operation import Kind, RunStatus
 from aiobs_core.export._facts import (
     Facts,
+    busy_ns,
     failure_count,
+    known_sum,
     outermost_calls,
     passing_on,
     unique_facts,
     walk,
 )
 from aiobs_core.export._layout import Column, Glyphs, Segment, bar, fit_columns, paint, segments_width
-from aiobs_core.export._text import count_text, cut, duration_text
+from aiobs_core.export._text import count_text, counted, cut, display_width, duration_text, short_trace_id
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -28,6 +30,7 @@ _MAX_FAILED_BELOW: Final = 20
 _NARROWEST: Final = 20
 _NARROW_NAME: Final = 8  # of the root, in a line of totals
 _REQUEST_WIDTH: Final = 24
+_ENDING_WIDTH: Final = 16
 _COLOUR_OF_KIND: Final = {
     Kind.WORKFLOW: "35",
     Kind.AGENT: "35",
@@ -58,6 +61,11 @@ class _Tree:
     def tops(self) -> list[Facts]:
         return [node.facts for node in self.root.children if node.facts]
 
+    @property
+    def trace_id(self) -> str:
+        context = self.facts[0].span.context
+        return format(context.trace_id if context else 0, "032x")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
@@ -66,10 +74,12 @@ class Headline:
     Attributes:
         name: What ran, as the first row of its tree says it.
         failure_count: How many things went wrong, as the last line of its tree says it.
+        ending: How its root ended: the mark of the tree's first row, with a word where it was no success.
     """
 
     name: str
     failure_count: int
+    ending: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +102,7 @@ def render_tree(
 
     Plumbing (inner chains, prompts, parsers) of a framework is left out, its children stand under the nearest ancestor
     shown. It gets a row where it tells more than those below: an error that arose in it, another end than success that
-    none of them had, a repeated attempt. Names are neutralised: no control character reaches the terminal. Columns that do not fit are
+    none of them had, a repeated attempt, a node of a graph with no row below it. Names are neutralised: no control character reaches the terminal. Columns that do not fit are
     dropped from right to left, errors last of all.
 
     Args:
@@ -144,7 +154,11 @@ def headline(spans: Sequence[ReadableSpan], *, encoding: str) -> Headline | None
         return None
     top, _ = next(walk(facts))
     name = f"{top.name} {top.model}" if top.calls_a_model and top.model else top.name
-    return Headline(name=name, failure_count=failure_count(facts))
+    glyphs = Glyphs.unicode() if Glyphs.can_be_written(encoding) else Glyphs.ascii()
+    ending = _mark(top, glyphs)
+    if not top.ended_well:
+        ending += " " + ("error" if top.failed else cut(top.note, _ENDING_WIDTH, ellipsis=glyphs.ellipsis))
+    return Headline(name=name, failure_count=failure_count(facts), ending=ending)
 
 
 # --- the tree ---------------------------------------------------------------------------------------------------
@@ -168,13 +182,17 @@ def _grow(facts: Sequence[Facts]) -> _Tree:
 def _shown(visits: Sequence[tuple[Facts, int | None]], passing: set[int]) -> set[int]:
     """Ids of the spans that get a row, decided from the leaves up."""
     shown: set[int] = set()
+    with_rows_below: set[int] = set()
     ends_below: dict[int, set[str]] = {}  # how rows below a span ended, errors and good ends left out
     for item, above in reversed(visits):
         ends = ends_below.pop(item.span_id, set())
-        if above is None or _deserves_a_row(item, ends, passing):
+        is_leaf = item.span_id not in with_rows_below
+        if above is None or _deserves_a_row(item, ends, passing) or (item.is_graph_node and is_leaf):
             shown.add(item.span_id)
             if not item.failed and not item.ended_well:
                 ends.add(item.note)
+        if above is not None and (not is_leaf or item.span_id in shown):
+            with_rows_below.add(above)
         if above is not None and ends:
             ends_below[above] = ends_below[above] | ends if above in ends_below else ends
     return shown
@@ -277,7 +295,10 @@ def _mark(facts: Facts, glyphs: Glyphs) -> str:
 
 
 def _tokens(spans: Sequence[Facts], glyphs: Glyphs) -> str:
-    given, got = _sum(item.input_tokens for item in spans), _sum(item.output_tokens for item in spans)
+    given, got = (
+        known_sum(item.input_tokens for item in spans),
+        known_sum(item.output_tokens for item in spans),
+    )
     about = "~" if any(item.estimated for item in spans) else ""
     if given is None or got is None:
         known = [
@@ -289,7 +310,7 @@ def _tokens(spans: Sequence[Facts], glyphs: Glyphs) -> str:
 
 def _remarks(row: _Row) -> list[Segment]:
     facts = row.spans[0]
-    cached = _sum(item.cached_tokens for item in row.spans)
+    cached = known_sum(item.cached_tokens for item in row.spans)
     told = [(facts.note, _note_colour(facts))] if facts.note else []
     if facts.attempt is not None:
         told.append((f"attempt {count_text(facts.attempt)}", _YELLOW))
@@ -302,22 +323,8 @@ def _remarks(row: _Row) -> list[Segment]:
     return [(f"  {text}" if position else text, colour) for position, (text, colour) in enumerate(told)]
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
-
-
 def _duration(spans: Sequence[Facts]) -> str:
-    return duration_text(_busy_ns(spans)) if all(item.span.end_time for item in spans) else ""
-
-
-def _busy_ns(spans: Iterable[Facts]) -> int:
-    """Nanoseconds in which at least one of the spans ran."""
-    busy_ns = until_ns = 0
-    for start_ns, end_ns in sorted((item.start_ns, item.end_ns) for item in spans):
-        busy_ns += max(end_ns - max(start_ns, until_ns), 0)
-        until_ns = max(until_ns, end_ns)
-    return busy_ns
+    return duration_text(busy_ns(spans)) if all(item.span.end_time for item in spans) else ""
 
 
 # --- totals -----------------------------------------------------------------------------------------------------
@@ -330,8 +337,10 @@ def _totals(
     parts = _total_parts(tree, drawn=drawn, glyphs=glyphs)
     # The least telling part goes first where the line is too narrow; mark and wall time stay.
     taken = len(mark[0]) + 1 + (_NARROW_NAME + 2 if with_name else 0)
-    for dispensable in ("share", "hidden", "spans", "tokens", "request", "failed"):
-        if taken + segments_width(_joined(parts, glyphs)) > width:
+    whole_name = display_width(tops[0].name)  # not cut for the id
+    for dispensable in ("trace", "share", "hidden", "spans", "tokens", "request", "failed"):
+        more = max(whole_name - _NARROW_NAME, 0) if dispensable == "trace" and with_name else 0
+        if taken + more + segments_width(_joined(parts, glyphs)) > width:
             parts.pop(dispensable, None)
     line = [mark, (" ", "")]
     rest = _joined(parts, glyphs)
@@ -358,34 +367,34 @@ def _total_parts(tree: _Tree, *, drawn: int | None, glyphs: Glyphs) -> dict[str,
     if any(item.span.end_time for item in facts):
         parts["wall"] = (duration_text(wall_ns), "")
     parts |= _span_counts(tree, drawn)
-    given, got = _sum(item.input_tokens for item in models), _sum(item.output_tokens for item in models)
+    given, got = (
+        known_sum(item.input_tokens for item in models),
+        known_sum(item.output_tokens for item in models),
+    )
     known = [f"{count_text(n)} {word}" for n, word in ((given, "in"), (got, "out")) if n is not None]
     if known:
         parts["tokens"] = (" / ".join(known), "")
     generating = [item for item in models if item.kind is Kind.MODEL]
     if generating and wall_ns:
-        parts["share"] = (f"model {100 * _busy_ns(generating) / wall_ns:.0f}% of wall", "")
+        parts["share"] = (f"model {100 * busy_ns(generating) / wall_ns:.0f}% of wall", "")
     if failures := failure_count(facts):
         parts["failed"] = (f"{failures} failed", _RED)
     # Runs of one agent that go on at once differ in nothing else.
     if request := next((item.request for item in facts if item.request), ""):
         parts["request"] = (f"request {cut(request, _REQUEST_WIDTH, ellipsis=glyphs.ellipsis)}", "")
+    parts["trace"] = (f"trace {short_trace_id(tree.trace_id)}", _DIM)
     return parts
 
 
 def _span_counts(tree: _Tree, drawn: int | None) -> dict[str, Segment]:
     """How many spans there are, drawn and left out; of a line that draws none just how many."""
     if drawn is None:
-        return {"spans": (_counted(len(tree.facts), "span"), "")}
+        return {"spans": (counted(len(tree.facts), "span"), "")}
     shown, hidden = len(tree.facts) - len(tree.hidden), len(tree.hidden)
-    spans = _counted(shown, "span")
+    spans = counted(shown, "span")
     counts: dict[str, Segment] = {"spans": (f"showing {drawn} of {spans}" if drawn < shown else spans, "")}
     kinds = {item.kind.value for item in tree.hidden if item.kind}
     if hidden:
         noun = kinds.pop() if len(kinds) == 1 else "plumbing run"
-        counts["hidden"] = (f"{_counted(hidden, noun)} hidden", _DIM)
+        counts["hidden"] = (f"{counted(hidden, noun)} hidden", _DIM)
     return counts
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.trace import Link, Status, StatusCode
 
 from aiobs_core import semconv
 from aiobs_core._operation import RunStatus
@@ -33,7 +34,7 @@ _ERROR: Final = Status(StatusCode.ERROR)
 _RUN_ERROR: Final = RunStatus.ERROR
 _RUN_INTERRUPTED: Final = RunStatus.INTERRUPTED
 _RUN_SUCCESS: Final = RunStatus.SUCCESS
-_EXCEPTION_TEXT: Final = ("exception.message", "exception.stacktrace")
+_EXCEPTION_TEXT: Final = ("exception.message", "exception.stacktrace", "error.message")
 
 
 class RenderedSpan(ReadableSpan):
@@ -86,7 +87,7 @@ class Renderer:
         attributes: dict[str, Any] = {}
         for add in self._dialects:
             add(run, attributes)
-        for given in (operation.attributes, run.outcome.attributes, span.attributes, run.extra):
+        for given in (operation.attributes, run.outcome.attributes, without_text(span.attributes), run.extra):
             if given:
                 attributes.update(given)
         for key in self._metadata_keys:
@@ -96,13 +97,13 @@ class Renderer:
             attributes[semconv.ERROR_TYPE] = run.error_type
         make = _RenderedRoot if span.is_local_root else RenderedSpan
         return make(
-            _text(span.name_override or gen_ai.span_name(run)),
+            _text(span.name_override) if span.name_override is not None else _name_of(run),
             span.own_context(),
             run.parent,
             self._resource,
             clean(attributes),
             _events(run),
-            run.links,
+            _links(run.links) if run.links else (),
             gen_ai.span_kind(run),
             status=_status(run),
             start_time=span.start_ns,
@@ -118,6 +119,13 @@ class Renderer:
         return scope
 
 
+def _name_of(run: Run) -> str:
+    try:
+        return _text(gen_ai.span_name(run))
+    except Exception:  # noqa: BLE001 (a str subclass that raises when it is put into a text: the span matters more)
+        return run.kind.value
+
+
 def _status(run: Run) -> Status:
     if run.status is _RUN_ERROR:
         return _ERROR
@@ -131,22 +139,27 @@ def _events(run: Run) -> Sequence[Event]:
     span = run.span
     if not span.events and not run.outcome.events:
         return ()
-    events = [Event(_text(name), clean(given), at_ns) for name, at_ns, given in span.events or ()]
+    events = [
+        Event(
+            _text(name), clean(given), at_ns if type(at_ns) is int and 0 <= at_ns <= _MAX_INT else span.end_ns
+        )
+        for name, at_ns, given in span.events or ()
+    ]
     events.extend(Event(name, {}, span.end_ns) for name in run.outcome.events)
     return [_without_text(event) for event in events]
 
 
 def without_exception_text(span: ReadableSpan) -> ReadableSpan:
     """The same span with exception messages, stack traces and the status text left out."""
-    told = any(event.name == semconv.EVENT_EXCEPTION for event in span.events)
-    if not told and not span.status.description:
+    told = any(_tells(event.attributes) for event in span.events)
+    if not told and not span.status.description and not _tells(span.attributes):
         return span
     return ReadableSpan(
         name=span.name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes=span.attributes,
+        attributes=without_text(span.attributes),
         events=[_without_text(event) for event in span.events],
         links=span.links,
         kind=span.kind,
@@ -158,11 +171,24 @@ def without_exception_text(span: ReadableSpan) -> ReadableSpan:
 
 
 def _without_text(event: Event) -> Event:
-    given = event.attributes
-    if event.name != semconv.EVENT_EXCEPTION or not given or not any(key in given for key in _EXCEPTION_TEXT):
+    if not _tells(event.attributes):
         return event
-    kept = {key: value for key, value in given.items() if key not in _EXCEPTION_TEXT}
-    return Event(event.name, kept, event.timestamp)
+    return Event(event.name, without_text(event.attributes), event.timestamp)
+
+
+def _tells(given: Mapping[str, Any] | None) -> bool:
+    return given is not None and any(key in given for key in _EXCEPTION_TEXT)
+
+
+def without_text(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Attributes without those that carry the text of an exception."""
+    if given is None or not _tells(given):
+        return given
+    return {key: value for key, value in given.items() if key not in _EXCEPTION_TEXT}
+
+
+def _links(links: Sequence[Link]) -> Sequence[Link]:
+    return [Link(link.context, clean(without_text(link.attributes) or {})) for link in links]
 
 
 # --- values that every exporter can encode ------------------------------------------------------------------------
@@ -194,7 +220,7 @@ def clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _mended(value: object) -> Any:
     if type(value) is tuple or type(value) is list:
         return _items(value)
-    return _text(str.__str__(value)) if isinstance(value, str) else None  # an enum of strings
+    return _text(value) if isinstance(value, Enum) and isinstance(value, str) else None
 
 
 def _items(values: Sequence[Any]) -> tuple[Any, ...] | None:
@@ -211,7 +237,11 @@ def _items(values: Sequence[Any]) -> tuple[Any, ...] | None:
     return None
 
 
-def _text(value: str) -> str:
+def _text(value: object) -> str:
+    if (
+        type(value) is not str
+    ):  # a member of an enum; a subclass of str could do anything when its text is asked for
+        value = value.value if isinstance(value, Enum) and type(value.value) is str else "unnamed"
     if len(value) > _MAX_CHARS:
         value = value[: _MAX_CHARS - 1] + "…"
     if not value.isascii():

@@ -14,7 +14,9 @@ from typing import Final
 from aiobs_core._errors import AiobsError
 
 FILE_NAME: Final = "aiobs.db"
-BUSY_TIMEOUT_S: Final = 5.0
+BUSY_TIMEOUT_S: Final = (
+    2.0  # well below the time that shutdown has: a locked store must leave some for the spool
+)
 _PAGE_SIZE_BYTES: Final = 16_384  # a body of 2 kB on pages of 4 kB would leave half of each page empty
 
 # One entry per version: the statements that lead to it from the version before. Never change an entry, add one.

@@ -240,6 +240,12 @@ class StoreExporter(SpanExporter):
         self._ingest: Iterator[Path] | None = None
         self._retry_at_s = 0.0
         self._is_shut_down = False
+        self._stored_in: Path | None = None
+
+    @property
+    def stored_in(self) -> str | None:
+        """Folder that the spans exported last went to: the store's or its spool's; None if they were lost, or none came yet."""
+        return None if self._stored_in is None else str(self._stored_in)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Store the spans; what it acknowledges with SUCCESS survives the death of the process."""
@@ -253,6 +259,7 @@ class StoreExporter(SpanExporter):
                 self._store(waiting)
                 return SpanExportResult.SUCCESS if self._put_aside(waiting) else SpanExportResult.FAILURE
             except Exception as error:  # noqa: BLE001 - an exporter that raises would kill the worker
+                self._stored_in = None
                 message = f"{self._folder}: spans could not be stored ({described(error)}); they are lost."
                 self._health.problem("store.failed", message, lost=sum(map(len, waiting)))
                 return SpanExportResult.FAILURE
@@ -277,6 +284,7 @@ class StoreExporter(SpanExporter):
             writer = self._opened()
             while waiting:
                 writer.write_slice(waiting[0])
+                self._stored_in = self._folder
                 del waiting[0]
                 if waiting:
                     time.sleep(_PAUSE_S)
@@ -318,6 +326,7 @@ class StoreExporter(SpanExporter):
         try:
             self._spool.append(spans)
         except OSError as error:
+            self._stored_in = None
             self._health.problem(
                 "store.spool_unwritable",
                 f"Neither the local store in {self._folder} nor {self._spool.path} can be written "
@@ -325,6 +334,7 @@ class StoreExporter(SpanExporter):
                 lost=len(spans),
             )
             return False
+        self._stored_in = self._spool.path.parent
         return True
 
     def _close(self) -> None:
