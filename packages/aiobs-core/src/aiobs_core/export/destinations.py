@@ -251,13 +251,18 @@ def _standard(settings: Settings, health: Health, *, app_owned: bool) -> list[Sp
         exporters.append(_otlp(settings, health))
     wants_store = settings.store != "auto" or not (sends or app_owned)
     folder = _store_folder(settings, health) if wants_store else None
-    if folder is not None:
-        exporters.append(StoreExporter(folder, health=health))
+    store = None if folder is None else StoreExporter(folder, health=health)
+    if store is not None:
+        exporters.append(store)
     mode = "tree" if "console" in settings.traces_exporter else settings.console
     if mode != "off":
-        footer = f"stored in {folder}" if folder is not None else None
-        exporters.append(ConsoleExporter(mode, footer=footer, health=health))
+        exporters.append(ConsoleExporter(mode, footer=lambda: _stored_in(store), health=health))
     return exporters
+
+
+def _stored_in(store: StoreExporter | None) -> str | None:
+    where = None if store is None else store.stored_in
+    return None if where is None else f"stored in {where}"
 
 
 def _store_folder(settings: Settings, health: Health) -> Path | None:

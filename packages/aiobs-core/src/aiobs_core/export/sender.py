@@ -294,7 +294,7 @@ class Sender(SpanExporter):
     def _lose(self, problem: str, reason: str, lost: int) -> None:
         self._health.problem(
             f"{self._name}.{problem}",
-            f"aiobs: {lost} spans were not sent to {self._name}: {reason}. "
+            f"aiobs: {lost} {'span was' if lost == 1 else 'spans were'} not sent to {self._name}: {reason}. "
             "They are lost; further losses of this kind are only counted.",
             lost=lost,
         )
