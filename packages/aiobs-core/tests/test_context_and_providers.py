@@ -218,6 +218,7 @@ def test_request_attributes_reach_every_run_and_nest(tmp_path: Path) -> None:
             a = spans[name].attributes
             assert a[semconv.REQUEST_ID] == "r" and a[semconv.SESSION_ID] == "s" and a[semconv.TAGS] == ("a", "b")
             assert a[semconv.PROMPT_NAME] == "p" and a[semconv.PROMPT_VERSION] == "2"
+            assert a[semconv.GEN_AI_PROMPT_NAME] == "p"
             assert "USER" not in spans[name].to_json()
         later = spans["execute_tool later"]
         assert semconv.SESSION_ID not in later.attributes

@@ -66,7 +66,7 @@ garbage
 @pytest.mark.parametrize(
     ("folder", "kind"),
     [
-        ("/work/.aiobs", None),
+        ("/srv/.aiobs", None),
         ("/home/ada/.aiobs", "nfs4"),
         ("/home/scratch/.aiobs", None),
         ("/mnt/two words/x", "lustre"),

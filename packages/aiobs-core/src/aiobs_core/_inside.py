@@ -16,20 +16,22 @@ from asyncio import (
     _get_running_loop as running_loop,
 )  # returns None where get_running_loop() raises, at 1/10 the cost
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.trace import Span
 
 from aiobs_core._span import AgentSpan
 
 
+_OPAQUE: Final = ("async_generator_asend", "async_generator_athrow", "anext_awaitable")
+
+
 def note_place(span: AgentSpan, frame_id: int) -> None:
     """Remember where a run without a parent started."""
     span.frame_id = frame_id
+    span.thread_id = threading.get_ident()
     task = _task()
-    if task is None:
-        span.thread_id = threading.get_ident()
-    else:
+    if task is not None:
         span.task = weakref.ref(task)
 
 
@@ -71,7 +73,7 @@ def was_cancelled(span: AgentSpan) -> bool:
 def _is_here(root: AgentSpan) -> bool:
     task = _task()
     if task is None:
-        return root.thread_id == threading.get_ident()
+        return root.task is None and root.thread_id == threading.get_ident()
     return root.task is not None and root.task() is task
 
 
@@ -83,23 +85,26 @@ def _task() -> Task[Any] | None:
 def _is_inside_elsewhere(root: AgentSpan) -> bool:
     """Whether the other task or thread, which started the root, is inside it now, waiting for this one perhaps."""
     if root.task is None:
-        return root.frame_id in _frames_from(sys._current_frames().get(root.thread_id))  # noqa: SLF001 (documented)
+        return _is_on_stack_of(root)
     task = root.task()
     if task is None or task.done():
         return False
     step: Any = task.get_coro()
-    while (
-        step is not None
-    ):  # coroutines, generators and async generators name their frame and what they await alike
-        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(step, f"{kind}_frame")), None)
+    while step is not None:
+        kind = next((kind for kind in ("cr", "gi") if hasattr(step, f"{kind}_frame")), None)
         if kind is None:
-            return False  # a future, or something of C: nothing of ours further in
-        if getattr(step, f"{kind}_running") and kind == "cr":
-            return True  # it runs in another thread at this moment, so its stack cannot be read: believe the context
+            # A future: nothing of ours further in. The step of an async generator does not show what it is inside of.
+            return type(step).__name__ in _OPAQUE
+        if getattr(step, f"{kind}_running"):  # in the thread of its loop, at this moment
+            return _is_on_stack_of(root)
         if id(getattr(step, f"{kind}_frame")) == root.frame_id:
             return True
-        step = getattr(step, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+        step = getattr(step, "cr_await" if kind == "cr" else "gi_yieldfrom")
     return False
+
+
+def _is_on_stack_of(root: AgentSpan) -> bool:
+    return root.frame_id in _frames_from(sys._current_frames().get(root.thread_id))  # noqa: SLF001 (documented)
 
 
 def _frames() -> set[int]:

@@ -103,30 +103,9 @@ def _operation(
 
 
 def _wrap(wrapped: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
+    # Each wrapper is of the same kind as what it wraps: frameworks ask `inspect` what a function is.
     if inspect.isasyncgenfunction(wrapped):
-        # The wrappers are of the same kind as what they wrap: frameworks ask `inspect` what a function is.
-        @functools.wraps(wrapped)
-        async def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            items = _over_async(wrapped(*args, **kwargs), operation)
-            step: Callable[[Any], Any] = items.asend
-            value: Any = None
-            try:
-                while True:
-                    try:
-                        item = await step(value)
-                    except StopAsyncIteration:
-                        return
-                    try:
-                        value = yield item
-                        step = items.asend
-                    except GeneratorExit:
-                        raise
-                    except BaseException as thrown:  # noqa: BLE001 (athrow() is for the wrapped one)
-                        step, value = items.athrow, thrown
-            finally:
-                await items.aclose()
-
-        return async_generator
+        return _wrap_async_generator(wrapped, operation)
     if inspect.iscoroutinefunction(wrapped):
 
         @functools.wraps(wrapped)
@@ -192,28 +171,33 @@ def _over(items: Generator[Any, Any, Any], operation: Operation) -> Generator[An
         raise
 
 
-async def _over_async(items: AsyncGenerator[Any, Any], operation: Operation) -> AsyncGenerator[Any, Any]:
-    recorder, key = get_recorder(), object()
-    started = recorder.start(key, operation, make_current=False)
-    step: Callable[[Any], Any] = items.asend
-    value: Any = None
-    try:
-        while True:
-            with _current(started):
-                item = await step(value)
-            recorder.chunk(key)
-            try:
-                value = yield item
-                step = items.asend
-            except GeneratorExit:
-                raise
-            except BaseException as thrown:  # noqa: BLE001 (athrow() is for the wrapped one)
-                step, value = items.athrow, thrown
-    except StopAsyncIteration:
-        recorder.end(key)
-    except BaseException as error:
+def _wrap_async_generator(wrapped: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
+    @functools.wraps(wrapped)
+    async def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        items: AsyncGenerator[Any, Any] = wrapped(*args, **kwargs)
+        recorder, key = get_recorder(), object()
+        started = recorder.start(key, operation, make_current=False)
+        step: Callable[[Any], Any] = items.asend
+        value: Any = None
         try:
-            await items.aclose()
-        finally:
-            recorder.fail(key, error)
-        raise
+            while True:
+                with _current(started):
+                    item = await step(value)
+                recorder.chunk(key)
+                try:
+                    value = yield item
+                    step = items.asend
+                except GeneratorExit:
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 (athrow() is for the wrapped one)
+                    step, value = items.athrow, thrown
+        except StopAsyncIteration:
+            recorder.end(key)
+        except BaseException as error:
+            try:
+                await items.aclose()
+            finally:
+                recorder.fail(key, error)
+            raise
+
+    return async_generator

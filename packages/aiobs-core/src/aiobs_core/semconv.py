@@ -202,7 +202,6 @@ GEN_AI_TOOL_NAME = _gen_ai("gen_ai.tool.name", "string", "Tool")
 GEN_AI_TOOL_TYPE = _gen_ai("gen_ai.tool.type", "string", "function, extension or datastore")
 GEN_AI_TOOL_CALL_ID = _gen_ai("gen_ai.tool.call.id", "string", "Id of the tool call")
 GEN_AI_DATA_SOURCE_ID = _gen_ai("gen_ai.data_source.id", "string", "Vector store or other source")
-GEN_AI_EMBEDDINGS_DIMENSION_COUNT = _gen_ai("gen_ai.embeddings.dimension.count", "int", "Vector length")
 GEN_AI_PROMPT_NAME = _gen_ai("gen_ai.prompt.name", "string", "Prompt")
 
 # --- stable OpenTelemetry -----------------------------------------------------------------------------------

@@ -72,6 +72,9 @@ class Dialect:
         conversation = attributes.get(semconv.SESSION_ID)
         if conversation is not None:
             attributes[semconv.GEN_AI_CONVERSATION_ID] = conversation
+        prompt = attributes.get(semconv.PROMPT_NAME)
+        if prompt is not None:
+            attributes[semconv.GEN_AI_PROMPT_NAME] = prompt
         if run.kind is _MODEL or run.kind is _EMBEDDING:
             self._add_model(run, attributes)
         elif run.kind is _TOOL:
