@@ -22,7 +22,6 @@ from opentelemetry.trace import Span
 
 from aiobs_core._span import AgentSpan
 
-
 _OPAQUE: Final = ("async_generator_asend", "async_generator_athrow", "anext_awaitable")
 
 
