@@ -459,3 +459,16 @@ def test_a_queue_that_fills_wakes_the_worker() -> None:
     assert recording.recorder.health.counts().get("spans.dropped", 0) == 0
     assert len(recording.wait_for(640)) == 640
     recording.recorder.shutdown(5)
+
+
+@pytest.mark.parametrize("runs", [100, 257, 1_000, 2_000])
+def test_a_flush_waits_for_no_interval_however_much_is_queued(runs: int) -> None:
+    recording = Recording(flush_interval_s=30)
+    for number in range(runs):
+        recording.recorder.start(number, op("run"), make_current=False)
+        recording.recorder.end(number)
+        if number == 0:
+            time.sleep(0.05)  # the worker waits for more now
+    assert recording.recorder.flush(5)
+    assert len(recording.memory.get_finished_spans()) == runs
+    recording.recorder.shutdown(5)

@@ -88,6 +88,9 @@ class Pipeline:
         # Rung to end the worker's wait. A queue, since an Event deadlocks if a signal handler or a finalizer sets it
         # while its thread is in the middle of setting it.
         self._doorbell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asked = self._answered = (
+            0  # markers: while one is on its way through the queue, nothing is waited for
+        )
         self._lock = threading.RLock()
 
     # --- on the application's threads ---------------------------------------------------------------------------
@@ -206,6 +209,7 @@ class Pipeline:
         with self._lock:
             if self._worker is None and self._queue.empty() and not self.is_open:
                 return True
+            self._asked += 1
             self._queue.put(marker)
             if self._worker is None and not self._start_worker():
                 self._work_off(marker)
@@ -269,6 +273,8 @@ class Pipeline:
             first, batch, ended = None, [], []  # nothing of a run lives on while the worker waits
 
     def _wait_for_more(self) -> None:
+        if self._asked != self._answered:
+            return
         try:
             self._doorbell.get(timeout=self._settings.flush_interval_s)
             while True:
@@ -350,6 +356,7 @@ class Pipeline:
             marker.delivered = self._close(left_s)
         else:
             marker.delivered = destinations is None or destinations.force_flush(left_s)
+        self._answered += 1
         marker.done.set()
         return marker.close
 
