@@ -1,0 +1,164 @@
+"""What every integration shares besides the recorder's verbs.
+
+For integrations: reading of content and names, outcomes that frameworks have in common, and what a handler and a package
+have to do whatever the framework.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from aiobs_core import semconv
+from aiobs_core._operation import Outcome, RunStatus, Stage
+from aiobs_core._process import get_recorder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+TOOL_RETURNED_ERROR: Final = Outcome(status=RunStatus.ERROR, error_type="tool_error")
+"""A tool answered with an error instead of raising it."""
+INTERRUPTED: Final = Outcome(status=RunStatus.INTERRUPTED, events=(semconv.EVENT_INTERRUPT,))
+"""The run paused and waits for a person."""
+HANDED_OFF: Final = Outcome(status=RunStatus.SUCCESS, events=(semconv.EVENT_HANDOFF,))
+"""Control went to another agent or graph."""
+
+_STAGES: Final = {stage.value: stage for stage in Stage}
+
+
+# --- reading, in the worker -----------------------------------------------------------------------------------------
+
+
+def first_text(source: Mapping[str, object], keys: Sequence[str]) -> str | None:
+    """The first non-empty text under one of the keys."""
+    for key in keys:
+        value = source.get(key)
+        # In this order: what an application puts there may have a truth value that raises.
+        if value is not None and isinstance(value, str) and value:
+            return value
+    return None
+
+
+def stage_of(name: object) -> Stage | None:
+    """The stage of that name, which a user gave by tag or metadata; None for any other."""
+    return _STAGES.get(name) if isinstance(name, str) else None
+
+
+def text_size(content: object) -> int:
+    """Characters of text in a message's content: a string, or a list of strings and text blocks."""
+    return len(content) if isinstance(content, str) else sum(map(len, _texts(content)))
+
+
+def message(
+    role: str, content: object, tool_calls: Iterable[tuple[object, object, object]] = ()
+) -> Mapping[str, object]:
+    """A message in the JSON shape of the GenAI conventions, with its text and tool calls only.
+
+    Args:
+        role: `system`, `user`, `assistant` or `tool`.
+        content: A string, or a list of strings and text blocks.
+        tool_calls: Id, name and arguments of each.
+    """
+    parts: list[Mapping[str, object]] = [{"type": "text", "content": text} for text in _texts(content)]
+    parts.extend(
+        {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
+        for call_id, name, arguments in tool_calls
+    )
+    return {"role": role, "parts": parts}
+
+
+def _texts(content: object) -> Iterator[str]:
+    blocks = content if isinstance(content, (list, tuple)) else (content,)
+    for block in blocks:
+        text = block
+        if isinstance(block, dict):
+            text = block.get("text")
+        elif not isinstance(block, str):
+            text = getattr(block, "text", None)
+        if isinstance(text, str) and text:
+            yield text
+
+
+# --- handlers -------------------------------------------------------------------------------------------------------
+
+
+class SharedHandler:
+    """A handler that reports to the one recorder of the process: a copy of it is itself.
+
+    Applications deep-copy and pickle the configurations that handlers stand in.
+    """
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return (type(self), ())
+
+
+def report_overlap(
+    framework: str,
+    instrumentors: Mapping[str, str],
+    exporters: Mapping[str, Callable[[], str | None]] | None = None,
+) -> None:
+    """Warn once for each other instrumentation of the framework that is active: it makes a second span of every run.
+
+    Args:
+        framework: Its name as people write it.
+        instrumentors: Modules with an OpenTelemetry instrumentor → its name, as in "OpenInference's LangChainInstrumentor".
+        exporters: Whatever else makes spans, by a short name: a function that says what is active, or None.
+    """
+    try:
+        for module, name in instrumentors.items():
+            if module in sys.modules and _is_active(module):
+                _report(framework, module, f"{name} is active")
+        for name, active in (exporters or {}).items():
+            if (what := active()) is not None:
+                _report(framework, name, what)
+    except Exception as error:  # noqa: BLE001 (it looks into foreign modules, and a handler must always be made)
+        get_recorder().health.problem(
+            "overlap", f"aiobs: looking for other instrumentations failed ({type(error).__name__})."
+        )
+
+
+def _is_active(module: str) -> bool:
+    from opentelemetry.instrumentation import instrumentor  # loaded by the module in question
+
+    base = instrumentor.BaseInstrumentor  # type: ignore[attr-defined]  # untyped module
+    for value in vars(sys.modules[module]).values():
+        if isinstance(value, type) and value.__module__ == module and issubclass(value, base):
+            return bool(value().is_instrumented_by_opentelemetry)  # instrumentors are singletons
+    return False
+
+
+def _report(framework: str, kind: str, what: str) -> None:
+    get_recorder().health.problem(
+        f"overlap.{kind}",
+        f"aiobs: {what} beside aiobs, so every {framework} run gives two spans, and its tokens are counted twice by "
+        "whoever sums over both. Switch one of them off.",
+    )
+
+
+# --- packages -------------------------------------------------------------------------------------------------------
+
+
+def lazy_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's `__getattr__` that imports on demand.
+
+    Packages load their instrumentor so: OpenTelemetry's base class of it takes 60 ms to import.
+
+    Args:
+        module: The module's `__name__`.
+        names: Public name → module that defines it.
+    """
+
+    def load(name: str) -> Any:
+        if name in names:
+            return getattr(import_module(names[name]), name)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return load

@@ -1,0 +1,284 @@
+"""What model providers and their SDKs call things, in OpenTelemetry's names.
+
+For integrations. Everything here is a pure function over a mapping or an object that a provider's SDK made, and runs in
+the worker. Names: https://github.com/open-telemetry/semantic-conventions-genai (`gen_ai.provider.name`, `gen_ai.request.*`,
+`gen_ai.usage.*`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from aiobs_core._operation import Usage
+from aiobs_core.adapter import first_text
+
+_PROVIDERS: Final = {  # frameworks' names, often of a Python module → OpenTelemetry's; any other is taken as it is
+    "amazon_bedrock": "aws.bedrock",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "azure": "azure.ai.openai",
+    "azure_openai": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "azure_inference": "azure.ai.inference",
+    "gemini": "gcp.gemini",
+    "google": "gcp.gen_ai",
+    "google_genai": "gcp.gen_ai",
+    "palm": "gcp.gen_ai",
+    "google_vertexai": "gcp.vertex_ai",
+    "vertex": "gcp.vertex_ai",
+    "vertex_endpoint": "gcp.vertex_ai",
+    "vertexai": "gcp.vertex_ai",
+    "ibm": "ibm.watsonx.ai",
+    "watsonx": "ibm.watsonx.ai",
+    "mistral": "mistral_ai",
+    "mistralai": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "grok": "x_ai",
+    "xai": "x_ai",
+}
+_PARAMS: Final = {  # the providers' names → GenAI's
+    "temperature": "temperature",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",  # Hugging Face
+    "max_output_tokens": "max_tokens",  # OpenAI Responses, Gemini
+    "max_tokens_to_sample": "max_tokens",  # Anthropic's text completions
+    "maxTokens": "max_tokens",  # Bedrock Converse
+    "num_predict": "max_tokens",  # Ollama
+    "top_p": "top_p",
+    "topP": "top_p",
+    "top_k": "top_k",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+    "random_seed": "seed",  # Mistral
+    "n": "n",
+    "candidate_count": "n",  # Gemini
+    "reasoning_effort": "reasoning_effort",
+}
+_REQUEST_MODEL_KEYS: Final = (
+    "model",
+    "model_name",
+    "model_id",
+    "deployment_name",
+    "azure_deployment",
+    "engine",
+)
+_BASE_URL_KEYS: Final = (  # Azure's before `api_base`, which Azure classes inherit with OpenAI's address in it
+    "openai_api_base",
+    "base_url",
+    "azure_endpoint",
+    "endpoint_url",
+    "anthropic_api_url",
+    "api_base",
+    "endpoint",
+    "host",
+)
+_FINISH_KEYS: Final = ("finish_reason", "stop_reason", "done_reason", "stopReason")
+_RESPONSE_MODEL_KEYS: Final = ("model_name", "model", "model_id", "model_version")
+_RESPONSE_ID_KEYS: Final = ("id", "response_id")
+_USAGE_KEYS: Final = ("usage", "usage_metadata", "token_usage", "meta", "usageMetadata")
+_MAPPINGS: Final = (dict, Mapping)  # the abstract class alone takes ten times as long to ask
+_Paths = tuple[tuple[str, ...], ...]
+
+
+def _paths(*dotted: str) -> _Paths:
+    return tuple(tuple(path.split(".")) for path in dotted)
+
+
+class _Shape(NamedTuple):
+    """Where a family of providers reports its counts; of several places the first with a count is taken.
+
+    All that stands under `more_input` and `more_output` is missing from the provider's totals and is added to them: the
+    GenAI conventions count cache reads and writes as input, and reasoning as output.
+    """
+
+    input: _Paths
+    output: _Paths
+    cache_read: _Paths = ()
+    cache_write: _Paths = ()
+    reasoning: _Paths = ()
+    audio_input: _Paths = ()
+    audio_output: _Paths = ()
+    more_input: _Paths = ()
+    more_output: _Paths = ()
+
+
+_SHAPES: Final = (
+    # OpenAI's chat completions and whoever speaks them: https://platform.openai.com/docs/api-reference/chat/object
+    # `prompt_cache_hit_tokens` is DeepSeek's; gateways add Anthropic's two names, as parts of `prompt_tokens`.
+    _Shape(
+        input=_paths("prompt_tokens"),
+        output=_paths("completion_tokens"),
+        cache_read=_paths(
+            "prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"
+        ),
+        cache_write=_paths("prompt_tokens_details.cache_write_tokens", "cache_creation_input_tokens"),
+        reasoning=_paths("completion_tokens_details.reasoning_tokens"),
+        audio_input=_paths("prompt_tokens_details.audio_tokens"),
+        audio_output=_paths("completion_tokens_details.audio_tokens"),
+    ),
+    # OpenAI's responses (https://platform.openai.com/docs/api-reference/responses/object), what frameworks make of all
+    # providers' counts (`…_token_details`), and Anthropic, whose input excludes the cache:
+    # https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching#tracking-cache-performance
+    _Shape(
+        input=_paths("input_tokens"),
+        output=_paths("output_tokens"),
+        cache_read=_paths(
+            "input_token_details.cache_read", "input_tokens_details.cached_tokens", "cache_read_input_tokens"
+        ),
+        cache_write=_paths("input_token_details.cache_creation", "cache_creation_input_tokens"),
+        reasoning=_paths("output_token_details.reasoning", "output_tokens_details.reasoning_tokens"),
+        audio_input=_paths("input_token_details.audio"),
+        audio_output=_paths("output_token_details.audio"),
+        more_input=_paths("cache_read_input_tokens", "cache_creation_input_tokens"),
+    ),
+    # Gemini: https://ai.google.dev/api/generate-content#UsageMetadata
+    _Shape(
+        input=_paths("prompt_token_count", "promptTokenCount"),
+        output=_paths("candidates_token_count", "candidatesTokenCount"),
+        cache_read=_paths("cached_content_token_count", "cachedContentTokenCount"),
+        reasoning=_paths("thoughts_token_count", "thoughtsTokenCount"),
+        more_input=_paths("tool_use_prompt_token_count", "toolUsePromptTokenCount"),
+        more_output=_paths("thoughts_token_count", "thoughtsTokenCount"),
+    ),
+    # Bedrock: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html
+    _Shape(
+        input=_paths("inputTokens"),
+        output=_paths("outputTokens"),
+        cache_read=_paths("cacheReadInputTokens"),
+        cache_write=_paths("cacheWriteInputTokens"),
+        more_input=_paths("cacheReadInputTokens", "cacheWriteInputTokens"),
+    ),
+    # Ollama: https://github.com/ollama/ollama/blob/main/docs/api.md#generate-a-chat-completion
+    _Shape(input=_paths("prompt_eval_count"), output=_paths("eval_count")),
+)
+# Cohere reports what was billed and what was used (https://docs.cohere.com/reference/chat); the conventions want what was
+# billed where both are known.
+_NESTED_UNITS: Final = ("billed_units", "tokens")
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+
+def provider_name(name: str | None) -> str | None:
+    """The value of `gen_ai.provider.name` for what a framework calls a provider; unknown names are kept."""
+    return _PROVIDERS.get(name, name) if name else None
+
+
+def request_params(*sources: Mapping[str, object] | None) -> dict[str, object]:
+    """The inference parameters in the sources, under their GenAI names; later sources win, None counts as not given."""
+    params: dict[str, object] = {}
+    for source in sources:
+        if source is None:
+            continue
+        for name, value in source.items():
+            known = _PARAMS.get(name)
+            if known is not None and value is not None:
+                params[known] = value
+    return params
+
+
+def request_model(source: Mapping[str, object]) -> str | None:
+    """The model that is asked for, from the arguments of a call or the fields of a client."""
+    return first_text(source, _REQUEST_MODEL_KEYS)
+
+
+def base_url(source: Mapping[str, object]) -> str | None:
+    """The address that a client was given."""
+    return first_text(source, _BASE_URL_KEYS)
+
+
+# --- responses ------------------------------------------------------------------------------------------------------
+
+
+def usage_of(reported: object) -> Usage | None:
+    """Tokens, from the part of a provider's response that reports them.
+
+    Args:
+        reported: A mapping or an object, in the shape of OpenAI, Anthropic, Gemini, Bedrock, Ollama or Cohere.
+
+    Returns:
+        What is reported; fields that hold no count are None. None if there is no count at all.
+    """
+    usage = _in_known_shape(reported)
+    for units in _NESTED_UNITS:
+        if usage is None and (nested := _read(reported, units)) is not None:
+            usage = _in_known_shape(nested)
+    return usage
+
+
+def usage_in(response: object) -> Usage | None:
+    """Tokens, from a provider's whole response: a mapping or an object."""
+    for key in _USAGE_KEYS:
+        reported = _read(response, key)
+        if reported is not None and (usage := usage_of(reported)) is not None:
+            return usage
+    return usage_of(response)  # Ollama's
+
+
+def finish_reason(source: Mapping[str, object] | None) -> str | None:
+    """Why the model stopped, as the provider says it."""
+    return _text(source, _FINISH_KEYS)
+
+
+def response_model(source: Mapping[str, object] | None) -> str | None:
+    """The model that answered."""
+    return _text(source, _RESPONSE_MODEL_KEYS)
+
+
+def response_id(source: Mapping[str, object] | None) -> str | None:
+    """The provider's id of the response."""
+    return _text(source, _RESPONSE_ID_KEYS)
+
+
+def _text(source: Mapping[str, object] | None, keys: Sequence[str]) -> str | None:
+    return first_text(source, keys) if isinstance(source, _MAPPINGS) else None
+
+
+def _in_known_shape(reported: object) -> Usage | None:
+    for shape in _SHAPES:
+        input_tokens, output_tokens = _first(reported, shape.input), _first(reported, shape.output)
+        if input_tokens is None and output_tokens is None:
+            continue
+        return Usage(
+            input_tokens=_with(input_tokens, reported, shape.more_input),
+            output_tokens=_with(output_tokens, reported, shape.more_output),
+            cache_read_tokens=_first(reported, shape.cache_read),
+            cache_write_tokens=_first(reported, shape.cache_write),
+            reasoning_tokens=_first(reported, shape.reasoning),
+            audio_input_tokens=_first(reported, shape.audio_input),
+            audio_output_tokens=_first(reported, shape.audio_output),
+        )
+    return None
+
+
+def _with(total: int | None, reported: object, more: _Paths) -> int | None:
+    return None if total is None else total + sum(_first(reported, (path,)) or 0 for path in more)
+
+
+def _first(reported: object, paths: _Paths) -> int | None:
+    for path in paths:
+        value = reported
+        for key in path:
+            value = _read(value, key)
+        count = _count(value)
+        if count is not None:
+            return count
+    return None
+
+
+def _count(value: object) -> int | None:
+    if type(value) is float and value.is_integer():  # Cohere's SDK declares its counts as floats
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _read(source: object, key: str) -> object:
+    if source is None:
+        return None
+    try:
+        return source.get(key) if isinstance(source, _MAPPINGS) else getattr(source, key, None)
+    except Exception:  # noqa: BLE001 (a foreign object's attributes may raise anything: nothing is reported there)
+        return None
