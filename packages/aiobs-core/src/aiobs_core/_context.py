@@ -8,11 +8,26 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from typing import Final
 
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
+from opentelemetry.context import (
+    _SUPPRESS_INSTRUMENTATION_KEY,
+    Context,
+    attach,
+    create_key,
+    detach,
+    set_value,
+)
+from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
 
 SUPPRESS_KEY: Final[str] = (
     _SUPPRESS_INSTRUMENTATION_KEY  # every instrumentation reads this key, private or not
 )
+(SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())  # the key is private, what it is put under is not
+RUN_KEY: Final = create_key("aiobs-run")
+
+
+def context_with(context: Context, span: Span) -> Context:
+    """The context in which one of our spans is current, and known as the innermost run."""
+    return Context({**context, SPAN_KEY: span, RUN_KEY: span})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from asyncio import (
 from types import FrameType
 from typing import Any, Final
 
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, SpanContext
 
 from aiobs_core._span import AgentSpan
 
@@ -61,6 +61,37 @@ def innermost(span: AgentSpan, frame_id: int) -> Span:
         outer = root.outer
         found = outer.current() if isinstance(outer, AgentSpan) else outer
     return found
+
+
+def is_inside(span: AgentSpan, above: AgentSpan) -> bool:
+    """Whether one run is another's descendant."""
+    parent = span.parent
+    while parent is not None and parent is not above:
+        parent = parent.parent
+    return parent is not None
+
+
+def foreign_parent(
+    outer: Span, parent: AgentSpan | None, enclosing: AgentSpan | None
+) -> tuple[AgentSpan | None, SpanContext | None]:
+    """The parents of a run where a span of another instrumentation is current: ours, and that span if it is closer.
+
+    That span is the parent of a root run, and of an inner run if it was opened inside the parent run: tool > their
+    span > our model call.
+
+    Args:
+        outer: The other instrumentation's span.
+        parent: Our run that the framework names, if any.
+        enclosing: Our innermost run in this context.
+    """
+    while enclosing is not None and enclosing.end_ns:
+        enclosing = enclosing.parent
+    foreign = outer.get_span_context()
+    if not foreign.is_valid or not (parent is None or parent is enclosing):
+        return parent, None
+    if parent is None and enclosing is not None and enclosing.trace.trace_id == foreign.trace_id:
+        parent = enclosing
+    return parent, foreign
 
 
 def was_cancelled(span: AgentSpan) -> bool:

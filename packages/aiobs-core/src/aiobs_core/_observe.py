@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar, overload
 
-from opentelemetry.context import attach, detach
-from opentelemetry.trace import Span, set_span_in_context
+from opentelemetry.trace import Span
 
 from aiobs_core._operation import AttributeValue, Kind, Operation, Stage
 from aiobs_core._process import get_recorder
+from aiobs_core._streams import async_generator_inside, inside
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,7 +105,13 @@ def _operation(
 def _wrap(wrapped: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
     # Each wrapper is of the same kind as what it wraps: frameworks ask `inspect` what a function is.
     if inspect.isasyncgenfunction(wrapped):
-        return _wrap_async_generator(wrapped, operation)
+
+        def begin(*args: Any, **kwargs: Any) -> Any:
+            recorder, key = get_recorder(), object()
+            span = recorder.start(key, operation, make_current=False)
+            return recorder, key, span, wrapped(*args, **kwargs)
+
+        return functools.wraps(wrapped)(async_generator_inside(begin))
     if inspect.iscoroutinefunction(wrapped):
 
         @functools.wraps(wrapped)
@@ -118,7 +124,9 @@ def _wrap(wrapped: Callable[..., Any], operation: Operation) -> Callable[..., An
 
         @functools.wraps(wrapped)
         def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            return (yield from _over(wrapped(*args, **kwargs), operation))
+            recorder, key = get_recorder(), object()
+            span = recorder.start(key, operation, make_current=False)
+            return (yield from inside(recorder, key, span, wrapped(*args, **kwargs)))
 
         return generator
 
@@ -128,76 +136,3 @@ def _wrap(wrapped: Callable[..., Any], operation: Operation) -> Callable[..., An
             return wrapped(*args, **kwargs)
 
     return function
-
-
-@contextmanager
-def _current(started: Span | None) -> Iterator[None]:
-    """Make a span current for one step of a generator; attached and detached in the same frame, so always safe."""
-    if started is None:
-        yield
-        return
-    token = attach(set_span_in_context(started))
-    try:
-        yield
-    finally:
-        detach(token)
-
-
-def _over(items: Generator[Any, Any, Any], operation: Operation) -> Generator[Any, Any, Any]:
-    recorder, key = get_recorder(), object()
-    started = recorder.start(key, operation, make_current=False)
-    step: Callable[[Any], Any] = items.send
-    value: Any = None
-    try:
-        while True:
-            with _current(started):
-                item = step(value)
-            recorder.chunk(key)
-            try:
-                value = yield item
-                step = items.send
-            except GeneratorExit:
-                raise
-            except BaseException as thrown:  # noqa: BLE001 (generator.throw() is for the wrapped one)
-                step, value = items.throw, thrown
-    except StopIteration as stop:
-        recorder.end(key)
-        return stop.value
-    except BaseException as error:
-        try:  # not made current: a collection may close it in any context, where nothing could be detached
-            items.close()
-        finally:
-            recorder.fail(key, error)
-        raise
-
-
-def _wrap_async_generator(wrapped: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
-    @functools.wraps(wrapped)
-    async def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        items: AsyncGenerator[Any, Any] = wrapped(*args, **kwargs)
-        recorder, key = get_recorder(), object()
-        started = recorder.start(key, operation, make_current=False)
-        step: Callable[[Any], Any] = items.asend
-        value: Any = None
-        try:
-            while True:
-                with _current(started):
-                    item = await step(value)
-                recorder.chunk(key)
-                try:
-                    value = yield item
-                    step = items.asend
-                except GeneratorExit:
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 (athrow() is for the wrapped one)
-                    step, value = items.athrow, thrown
-        except StopAsyncIteration:
-            recorder.end(key)
-        except BaseException as error:
-            try:
-                await items.aclose()
-            finally:
-                recorder.fail(key, error)
-            raise
-
-    return async_generator

@@ -1,12 +1,13 @@
-"""What the recorder keeps of an open run beside its span."""
+"""The table of open runs, and what the recorder keeps of one beside its span."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from aiobs_core._health import Health
 from aiobs_core._operation import RunStatus
 from aiobs_core._span import AgentSpan
 
@@ -30,6 +31,59 @@ class Lifetime(weakref.ref[object]):
 
     __slots__ = ("key",)
     key: Hashable
+
+
+class OpenRuns:
+    """The open runs by key, and the ways in which they are closed when no verb does it.
+
+    Attributes:
+        by_key: Every operation on it is a single `setdefault`, `get` or `pop`, which are atomic.
+        ended: Where closed spans go; set before the first run.
+    """
+
+    ended: Callable[[AgentSpan], None]
+
+    def __init__(self, health: Health) -> None:
+        self.by_key: dict[Hashable, AgentSpan | TransparentRun] = {}
+        self.health = health
+
+    def close(self, key: Hashable, status: RunStatus, end_ns: int = 0) -> None:
+        """End a run with this status, if it is open; at `end_ns` on the clock of its trace, or now."""
+        span = self.by_key.pop(key, None)
+        if type(span) is AgentSpan:
+            span.forced_status = status
+            span.finish(end_ns)
+            self.ended(span)
+
+    def evict(self, max_open_runs: int) -> None:
+        """Close the oldest run."""
+        try:
+            oldest = next(iter(self.by_key), None)
+        except RuntimeError:  # the table changed in between: the next start tries again
+            return
+        if oldest is not None:
+            self.close(oldest, RunStatus.ABANDONED)
+            self.health.problem(
+                "runs.evicted",
+                f"aiobs: more than {max_open_runs} runs are open (AIOBS_MAX_OPEN_RUNS); the oldest are closed as "
+                "abandoned. Runs that never end are the usual cause.",
+            )
+
+    def watch(self, lifetime: object, key: Hashable) -> Lifetime | None:
+        """A reference that closes the run once the object is collected."""
+        try:
+            reference = Lifetime(lifetime, self._lifetime_over)
+        except TypeError:  # not every type allows weak references; the TTL remains
+            return None
+        reference.key = key
+        return reference
+
+    def _lifetime_over(self, reference: weakref.ref[object]) -> None:
+        key = reference.key  # type: ignore[attr-defined]  # only Lifetime is made with this callback
+        run = self.by_key.get(key)
+        if run is not None and run.lifetime is reference:
+            in_loop = type(run) is AgentSpan and run.in_event_loop
+            self.close(key, RunStatus.CANCELLED if in_loop else RunStatus.ABANDONED)
 
 
 def http_status(error: BaseException) -> int | None:

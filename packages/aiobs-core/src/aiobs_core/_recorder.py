@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import threading
-import weakref
 from asyncio import (
     _get_running_loop as running_loop,
 )  # returns None where get_running_loop() raises, at 1/10 the cost
@@ -20,18 +19,19 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.context import Context, attach, create_key, get_current
-from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, set_span_in_context
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.trace import INVALID_SPAN, Span
 
-from aiobs_core._context import SUPPRESS_KEY, request_attributes
+from aiobs_core._context import RUN_KEY, SPAN_KEY, SUPPRESS_KEY, context_with, request_attributes
 from aiobs_core._health import Health
-from aiobs_core._inside import innermost, note_place
-from aiobs_core._open_run import Lifetime, TransparentRun, http_status, pauses
+from aiobs_core._inside import foreign_parent, innermost, is_inside, note_place
+from aiobs_core._open_run import OpenRuns, TransparentRun, http_status, pauses
 from aiobs_core._operation import Operation, RunStatus
 from aiobs_core._pipeline import Pipeline
 from aiobs_core._span import AgentSpan
+from aiobs_core._streams import following
 from aiobs_core._sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from aiobs_core._settings import Settings
     from aiobs_core._span import OperationSource, OutcomeSource
 
-_RUN_KEY: Final = create_key("aiobs-run")
-(_SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())  # the key is private, what it is put under is not
 _MANUAL_SCOPE: Final = "aiobs.manual"
 
 
@@ -61,12 +59,13 @@ class Recorder:
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.health = Health()
-        self._runs: dict[Hashable, AgentSpan | TransparentRun] = {}
         self._settings = settings
         self._off = not settings.enabled
         self._max_open_runs = settings.max_open_runs
         self._chain_spans = settings.chain_spans
-        self._sweeper = Sweeper(settings, self._runs, self._close)
+        self._open_runs = OpenRuns(self.health)
+        self._runs = self._open_runs.by_key
+        self._sweeper = Sweeper(settings, self._runs, self._open_runs.close)
         self._pipeline = Pipeline(
             settings,
             self.health,
@@ -74,7 +73,7 @@ class Recorder:
             exporters=exporters,
             tracer_provider=tracer_provider,
         )
-        self._ended = self._pipeline.put
+        self._ended = self._open_runs.ended = self._pipeline.put
         self._apply_lock = threading.Lock()
 
     # --- the four verbs ---------------------------------------------------------------------------------------
@@ -91,6 +90,7 @@ class Recorder:
         make_current: bool = True,
         adopts: bool = False,
         frame_id: int = 0,
+        subject: object = None,
     ) -> AgentSpan | None:
         """Begin a run.
 
@@ -107,6 +107,8 @@ class Recorder:
             adopts: The framework reports what runs inside as its siblings: make it children while it is current.
             frame_id: `id()` of the frame that calls the run's body, for a run without `parent`. While another frame
                 of the same task or thread runs, the run is not the parent of what starts there.
+            subject: The model, tool, … that is at work. A run of the same subject directly inside is a part of this
+                one, such as `chat` that is made of `complete`, and is not recorded.
 
         Returns:
             The span, or None where nothing is recorded.
@@ -115,7 +117,7 @@ class Recorder:
             return None
         try:
             return self._start(
-                key, operation, parent, scope, plumbing, lifetime, make_current, adopts, frame_id
+                key, operation, parent, scope, plumbing, lifetime, make_current, adopts, frame_id, subject
             )
         except Exception as error:  # noqa: BLE001 (the application must not notice; counted and warned once)
             self._verb_failed("start", error)
@@ -174,6 +176,43 @@ class Recorder:
         self._ended(span)
 
     # --- around the verbs ---
+    def hand_over(self, key: Hashable, stream: object) -> None:
+        """Let an open run go on in a stream that has been returned to the caller, who is not inside it any more.
+
+        What was current before the run is current again here. The run is closed as `abandoned` if the stream is
+        collected before the run ended.
+
+        Args:
+            key: Key of the run; one that is not open is ignored.
+            stream: The generator or other object that the run lives in.
+        """
+        span = self._runs.get(key)
+        if type(span) is not AgentSpan:
+            return
+        context = get_current()
+        current = context.get(SPAN_KEY)
+        if type(current) is AgentSpan and current.current() is span:
+            attach(Context({**context, SPAN_KEY: span.outer, RUN_KEY: span.parent}))
+        span.in_event_loop = False  # who drops a stream there has not cancelled it
+        span.lifetime = self._open_runs.watch(stream, key)
+
+    def follow(self, key: Hashable, items: object) -> Any:
+        """Hand an open run over to a generator or iterator, and return one to be used in its place.
+
+        What makes the items, such as a model call that starts with the first of them, runs inside the run, and the
+        run ends with them: normally, with their error, or as `abandoned`.
+
+        Args:
+            key: Key of the run; where it is not open, `items` is returned as it is.
+            items: A generator, an async generator, or another iterator of either sort.
+        """
+        span = self.find(key)
+        if span is None:
+            return items
+        stream = following(self, key, span, items)
+        self.hand_over(key, stream)
+        return stream
+
     @contextmanager
     def span(self, operation: Operation, *, scope: str = _MANUAL_SCOPE) -> Iterator[Span]:
         """Record the block as one run; it is current inside, and what the block raises is recorded and re-raised.
@@ -246,7 +285,7 @@ class Recorder:
         """
         atexit.unregister(self.shutdown)
         for key in list(self._runs):
-            self._close(key, RunStatus.ABANDONED)
+            self._open_runs.close(key, RunStatus.ABANDONED)
         return self._pipeline.shutdown(self._settings.export_timeout_s if timeout_s is None else timeout_s)
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -258,7 +297,7 @@ class Recorder:
         self._runs.clear()
         self._sweeper.forget()
         self._apply_lock = threading.Lock()
-        self.health = self._pipeline.after_fork_in_child()
+        self.health = self._open_runs.health = self._pipeline.after_fork_in_child()
 
     def _open(self) -> None:
         self._pipeline.open()
@@ -280,6 +319,7 @@ class Recorder:
         make_current: bool,
         adopts: bool,
         frame_id: int,
+        subject: object,
     ) -> AgentSpan | None:
         runs = self._runs
         if (known := runs.get(key)) is not None:
@@ -289,7 +329,7 @@ class Recorder:
             return None
         if not self._pipeline.is_open:
             self._open()
-        current = context.get(_SPAN_KEY, INVALID_SPAN)
+        current = context.get(SPAN_KEY, INVALID_SPAN)
         outer: Span = current.current() if type(current) is AgentSpan else current  # type: ignore[assignment]
         above = runs.get(parent) if parent is not None else None
         if type(above) is TransparentRun:
@@ -298,14 +338,21 @@ class Recorder:
             if above is None:
                 around = innermost(outer, frame_id)
                 if around is not outer:
-                    context, outer = Context({**context, _SPAN_KEY: around, _RUN_KEY: None}), around
+                    context, outer = Context({**context, SPAN_KEY: around, RUN_KEY: None}), around
                 above = outer if type(outer) is AgentSpan else None
-            elif outer.adopts and outer.parent is above:
-                above = outer
+            elif (outer.adopts and outer.parent is above) or (
+                outer.scope != scope and is_inside(outer, above)  # type: ignore[arg-type]
+            ):
+                above = outer  # the latter: another framework's run, which this framework does not know of
+        if subject is not None and above is not None and above.subject is subject:  # type: ignore[union-attr]
+            return None
         if operation is None or (plumbing and not self._chain_spans):
-            self._start_transparent(key, above, lifetime)  # type: ignore[arg-type]
+            entry = TransparentRun(above)  # type: ignore[arg-type]
+            if lifetime is not None:
+                entry.lifetime = self._open_runs.watch(lifetime, key)
+            runs.setdefault(key, entry)
             if len(runs) > self._max_open_runs:
-                self._evict()
+                self._open_runs.evict(self._max_open_runs)
             return None
         span = self._new_span(key, operation, above, outer, context, scope)  # type: ignore[arg-type]
         if runs.setdefault(key, span) is not span:  # another thread was first
@@ -315,12 +362,13 @@ class Recorder:
         elif frame_id:
             note_place(span, frame_id)
         span.adopts = adopts
+        span.subject = subject
         if lifetime is not None:
-            span.lifetime = self._watch(lifetime, key)
+            span.lifetime = self._open_runs.watch(lifetime, key)
         if make_current:
-            attach(Context({**context, _SPAN_KEY: span, _RUN_KEY: span}))
+            attach(context_with(context, span))
         if len(runs) > self._max_open_runs:
-            self._evict()
+            self._open_runs.evict(self._max_open_runs)
         return span
 
     def _new_span(  # noqa: PLR0917 (keyword arguments would cost on the hot path)
@@ -332,65 +380,15 @@ class Recorder:
         context: Context,
         scope: str,
     ) -> AgentSpan:
-        parent_context: SpanContext | None = None
+        parent_context = None
         if type(outer) is not AgentSpan and outer is not INVALID_SPAN:
-            # A span of another instrumentation is current. It is the parent of a root run, and of an inner run if
-            # it was opened inside the parent run: tool > their span > our model call.
-            enclosing: AgentSpan | None = context.get(_RUN_KEY)  # type: ignore[assignment]
-            while enclosing is not None and enclosing.end_ns:
-                enclosing = enclosing.parent
-            foreign = outer.get_span_context()
-            if foreign.is_valid and (parent is None or parent is enclosing):
-                parent_context = foreign
-                if parent is None and enclosing is not None and enclosing.trace.trace_id == foreign.trace_id:
-                    parent = enclosing
+            parent, parent_context = foreign_parent(outer, parent, context.get(RUN_KEY))  # type: ignore[arg-type]
         trace = parent.trace if parent is not None else self._pipeline.new_trace(context, parent_context)
         span_id = self._pipeline.new_span_id()
         span = AgentSpan(key, operation, trace, parent, parent_context, outer, scope, span_id)
         span.request = request_attributes.get() or (parent.request if parent is not None else None)
         span.in_event_loop = running_loop() is not None
         return span
-
-    def _start_transparent(self, key: Hashable, above: AgentSpan | None, lifetime: object) -> None:
-        entry = TransparentRun(above)
-        if lifetime is not None:
-            entry.lifetime = self._watch(lifetime, key)
-        self._runs.setdefault(key, entry)
-
-    def _watch(self, lifetime: object, key: Hashable) -> Lifetime | None:
-        try:
-            reference = Lifetime(lifetime, self._lifetime_over)
-        except TypeError:  # not every type allows weak references; the TTL remains
-            return None
-        reference.key = key
-        return reference
-
-    def _lifetime_over(self, reference: weakref.ref[object]) -> None:
-        key = reference.key  # type: ignore[attr-defined]  # only Lifetime is made with this callback
-        run = self._runs.get(key)
-        if run is not None and run.lifetime is reference:
-            in_loop = type(run) is AgentSpan and run.in_event_loop
-            self._close(key, RunStatus.CANCELLED if in_loop else RunStatus.ABANDONED)
-
-    def _close(self, key: Hashable, status: RunStatus, end_ns: int = 0) -> None:
-        span = self._runs.pop(key, None)
-        if type(span) is AgentSpan:
-            span.forced_status = status
-            span.finish(end_ns)
-            self._ended(span)
-
-    def _evict(self) -> None:
-        try:
-            oldest = next(iter(self._runs), None)
-        except RuntimeError:  # the table changed in between: the next start tries again
-            return
-        if oldest is not None:
-            self._close(oldest, RunStatus.ABANDONED)
-            self.health.problem(
-                "runs.evicted",
-                f"aiobs: more than {self._max_open_runs} runs are open (AIOBS_MAX_OPEN_RUNS); the oldest are closed as "
-                "abandoned. Runs that never end are the usual cause.",
-            )
 
     def _verb_failed(self, verb: str, error: BaseException) -> None:
         self.health.problem(

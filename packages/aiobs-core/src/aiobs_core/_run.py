@@ -28,6 +28,7 @@ _CHAIN: Final = Kind.CHAIN
 _WORKFLOW: Final = Kind.WORKFLOW
 _SUCCESS: Final = RunStatus.SUCCESS
 _INTERRUPTED: Final = RunStatus.INTERRUPTED
+_ERROR: Final = RunStatus.ERROR
 _NO_OUTCOME: Final = Outcome()
 _UNREADABLE: Final = Operation(kind=Kind.CHAIN, name="unreadable")
 _READ: Final = Operation(kind=Kind.CHAIN, name="")
@@ -41,6 +42,7 @@ class Run:
     """
 
     __slots__ = (
+        "agent",
         "error_type",
         "extra",
         "kind",
@@ -58,6 +60,7 @@ class Run:
         self.operation = operation
         self.outcome = outcome
         self.kind = operation.kind
+        self.agent = operation.agent
         self.stage: Stage | None = None
         self.status = _SUCCESS
         self.error_type: str | None = None
@@ -84,8 +87,12 @@ class Reader:
             return None
         run = Run(span, operation, self._outcome(span))
         parent = self._recorded_parent(span)
+        if run.agent is None and parent is not None:
+            run.agent = self._agent_around(parent)
         run.parent = span.parent_context or (parent.own_context() if parent is not None else None)
         self._settle_status(run)
+        if run.status is _SUCCESS and span.error_below is not None:
+            run.extra[semconv.SUPPRESSED_ERROR] = span.error_below
         if span.promoted_kind is not None and (run.kind is _CHAIN or run.kind is _WORKFLOW):
             run.kind = Kind(span.promoted_kind)
         elif run.kind is _CHAIN and span.is_local_root:
@@ -139,6 +146,18 @@ class Reader:
             parent = parent.parent
         return parent
 
+    def _agent_around(self, span: AgentSpan | None) -> str | None:
+        """The agent that a run inside `span` belongs to, where its own framework does not say."""
+        while span is not None:
+            operation = self._operation(span)
+            if operation is not None:
+                if operation.kind is _AGENT:
+                    return operation.name
+                if operation.agent is not None:
+                    return operation.agent
+            span = span.parent
+        return None
+
     def _settle_status(self, run: Run) -> None:
         span, outcome = run.span, run.outcome
         error = span.error_class
@@ -155,11 +174,15 @@ class Reader:
             run.error_type = None
 
     def _tell_parent(self, run: Run, parent: AgentSpan) -> None:
-        operation = run.operation
+        operation, span = run.operation, run.span
         if operation.parent_kind is not None and parent.promoted_kind != _AGENT:  # the stronger claim
             parent.promoted_kind = operation.parent_kind
         if run.status is _INTERRUPTED:
             parent.interrupted_below = True
+        elif run.status is _ERROR:
+            parent.error_below = run.error_type
+        elif span.error_below is not None and run.status is _SUCCESS:
+            parent.error_below = span.error_below
         if operation.attempt_of is not None:
             if parent.attempts is None:
                 parent.attempts = {}

@@ -94,6 +94,7 @@ class AgentSpan(Span):
         "attempts",
         "chunk_count",
         "end_ns",
+        "error_below",
         "error_class",
         "events",
         "first_chunk_ns",
@@ -118,6 +119,7 @@ class AgentSpan(Span):
         "span_id",
         "start_ns",
         "status_code",
+        "subject",
         "task",
         "thread_id",
         "trace",
@@ -162,12 +164,14 @@ class AgentSpan(Span):
         self.lifetime: weakref.ref[object] | None = None
         self.in_event_loop = False
         self.adopts = False
+        self.subject: object = None
         self.frame_id = 0
         self.thread_id = 0
         self.task: weakref.ref[Task[Any]] | None = None
         # Written by the worker only, on the way through the stages:
         self.promoted_kind: str | None = None
         self.interrupted_below = False
+        self.error_below: str | None = None
         self.attempts: dict[Hashable, int] | None = None
         self._context: SpanContext | None = None
 
@@ -206,6 +210,7 @@ class AgentSpan(Span):
         self.end_ns = end_ns or perf_counter_ns() + self.trace.clock_offset_ns
         self.lifetime = None
         self.last_item = None
+        self.subject = None
         if self.parent is not None:
             self.parent.open_children.pop(self.span_id, None)
 

@@ -100,6 +100,11 @@ RESUME_WAIT_S = _own(
 )
 INTERRUPT_ID = _own("ai.agent.interrupt.id", "string", "Id of the interrupt that paused the run")
 LINK_REASON = _own("ai.agent.link.reason", "string", "Why a span link exists: resume")
+SUPPRESSED_ERROR = _own(
+    "ai.agent.suppressed_error",
+    "string",
+    "Class of an error inside the run that was handled, so that the run itself succeeded",
+)
 TELEMETRY_ERROR = _own(
     "ai.agent.telemetry.error", "string", "aiobs could not read this run fully: the error's type"
 )
@@ -144,6 +149,8 @@ OUTPUT_SIZE_CHARS = _own("ai.agent.output.size_chars", "int", "Characters of tex
 OUTPUT_TOOL_CALL_COUNT = _own(
     "ai.agent.output.tool_call_count", "int", "Tool calls the model asked for", "{call}"
 )
+EMBEDDING_TEXT_COUNT = _own("ai.agent.embedding.text_count", "int", "Texts embedded in one call", "{text}")
+EMBEDDING_DIMENSION_COUNT = _own("ai.agent.embedding.dimension_count", "int", "Dimensions of a vector")
 DOCUMENT_COUNT = _own("ai.agent.retrieval.document_count", "int", "Documents returned", "{document}")
 
 # --- ai.agent.*: calls to the outside -----------------------------------------------------------------------
@@ -194,6 +201,9 @@ GEN_AI_USAGE_CACHE_WRITE = _gen_ai(
 )
 GEN_AI_USAGE_REASONING = _gen_ai(
     "gen_ai.usage.reasoning.output_tokens", "int", "Reasoning tokens", "{token}", "latest"
+)
+GEN_AI_EMBEDDINGS_DIMENSION_COUNT = _gen_ai(
+    "gen_ai.embeddings.dimension.count", "int", "Dimensions of a vector"
 )
 GEN_AI_CONVERSATION_ID = _gen_ai("gen_ai.conversation.id", "string", "Conversation; never made up")
 GEN_AI_AGENT_NAME = _gen_ai("gen_ai.agent.name", "string", "Agent")

@@ -21,7 +21,7 @@ def add(run: Run, attributes: dict[str, Any]) -> None:
     operation, span = run.operation, run.span
     nature = (run.kind, run.status, run.stage, span.scope)
     attributes.update(_of_nature.get(nature) or _add_nature(*nature))
-    agent = operation.name if run.kind is _AGENT else operation.agent
+    agent = operation.name if run.kind is _AGENT else run.agent
     if agent:
         attributes[semconv.AGENT_NAME] = agent
     _add_request(run, attributes)

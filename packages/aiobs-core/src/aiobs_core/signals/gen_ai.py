@@ -75,8 +75,13 @@ class Dialect:
         prompt = attributes.get(semconv.PROMPT_NAME)
         if prompt is not None:
             attributes[semconv.GEN_AI_PROMPT_NAME] = prompt
-        if run.kind is _MODEL or run.kind is _EMBEDDING:
+        if run.kind is _MODEL:
             self._add_model(run, attributes)
+        elif run.kind is _EMBEDDING:
+            self._add_model(run, attributes)
+            dimensions = run.outcome.attributes.get(semconv.EMBEDDING_DIMENSION_COUNT)
+            if dimensions is not None:
+                attributes[semconv.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = dimensions
         elif run.kind is _TOOL:
             attributes[semconv.GEN_AI_TOOL_NAME] = operation.name
         elif run.kind is _AGENT:
@@ -87,8 +92,8 @@ class Dialect:
             attributes[semconv.GEN_AI_DATA_SOURCE_ID] = operation.name
             if operation.provider:
                 attributes[semconv.GEN_AI_PROVIDER_NAME] = operation.provider
-        if operation.agent and run.kind is not _AGENT:
-            attributes[semconv.GEN_AI_AGENT_NAME] = operation.agent
+        if run.agent and run.kind is not _AGENT:
+            attributes[semconv.GEN_AI_AGENT_NAME] = run.agent
 
     def _add_model(self, run: Run, attributes: dict[str, Any]) -> None:
         operation, outcome, span = run.operation, run.outcome, run.span
