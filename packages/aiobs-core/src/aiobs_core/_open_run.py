@@ -29,8 +29,9 @@ class TransparentRun:
 class Lifetime(weakref.ref[object]):
     """Fires when the framework lets go of a run without having ended it."""
 
-    __slots__ = ("key",)
+    __slots__ = ("key", "status")
     key: Hashable
+    status: RunStatus | None
 
 
 class OpenRuns:
@@ -69,21 +70,24 @@ class OpenRuns:
                 "abandoned. Runs that never end are the usual cause.",
             )
 
-    def watch(self, lifetime: object, key: Hashable) -> Lifetime | None:
-        """A reference that closes the run once the object is collected."""
+    def watch(self, lifetime: object, key: Hashable, status: RunStatus | None = None) -> Lifetime | None:
+        """A reference that closes the run once the object is collected; `cancelled` or `abandoned` if None."""
         try:
             reference = Lifetime(lifetime, self._lifetime_over)
         except TypeError:  # not every type allows weak references; the TTL remains
             return None
         reference.key = key
+        reference.status = status
         return reference
 
     def _lifetime_over(self, reference: weakref.ref[object]) -> None:
-        key = reference.key  # type: ignore[attr-defined]  # only Lifetime is made with this callback
-        run = self.by_key.get(key)
+        assert isinstance(reference, Lifetime)
+        run = self.by_key.get(reference.key)
         if run is not None and run.lifetime is reference:
             in_loop = type(run) is AgentSpan and run.in_event_loop
-            self.close(key, RunStatus.CANCELLED if in_loop else RunStatus.ABANDONED)
+            self.close(
+                reference.key, reference.status or (RunStatus.CANCELLED if in_loop else RunStatus.ABANDONED)
+            )
 
 
 def http_status(error: BaseException) -> int | None:

@@ -176,15 +176,16 @@ class Recorder:
         self._ended(span)
 
     # --- around the verbs ---
-    def hand_over(self, key: Hashable, stream: object) -> None:
+    def hand_over(self, key: Hashable, stream: object, *, collected: RunStatus = RunStatus.ABANDONED) -> None:
         """Let an open run go on in a stream that has been returned to the caller, who is not inside it any more.
 
-        What was current before the run is current again here. The run is closed as `abandoned` if the stream is
-        collected before the run ended.
+        What was current before the run is current again here. The run is closed with the stream's collection, if it
+        has not ended by then.
 
         Args:
             key: Key of the run; one that is not open is ignored.
             stream: The generator or other object that the run lives in.
+            collected: How the run ended if the stream's collection is the end of it.
         """
         span = self._runs.get(key)
         if type(span) is not AgentSpan:
@@ -193,8 +194,7 @@ class Recorder:
         current = context.get(SPAN_KEY)
         if type(current) is AgentSpan and current.current() is span:
             attach(Context({**context, SPAN_KEY: span.outer, RUN_KEY: span.parent}))
-        span.in_event_loop = False  # who drops a stream there has not cancelled it
-        span.lifetime = self._open_runs.watch(stream, key)
+        span.lifetime = self._open_runs.watch(stream, key, collected)
 
     def follow(self, key: Hashable, items: object) -> Any:
         """Hand an open run over to a generator or iterator, and return one to be used in its place.
