@@ -40,6 +40,7 @@ PUBLIC_NAMES = {
         "using_attributes",
     ],
     "aiobs_langchain": ["AiObsCallbackHandler", "LangChainInstrumentor"],
+    "aiobs_llama_index": ["AiObsCallbackHandler", "LlamaIndexInstrumentor"],
     "aiobs_testing": ["ConformanceSuite", "Driver", "Telemetry"],
 }
 # Hosts of package indexes, spelt so that this file does not name them.
@@ -84,7 +85,7 @@ def _texts() -> list[tuple[str, str]]:
 
 def test_all_packages_share_one_version() -> None:
     assert {path.parent.name: _load(path)["project"]["version"] for path in _projects()} == dict.fromkeys(
-        ("aiobs-core", "aiobs-langchain", "aiobs-testing"), VERSION
+        ("aiobs-core", "aiobs-langchain", "aiobs-llama-index", "aiobs-testing"), VERSION
     )
 
 
@@ -146,7 +147,7 @@ def test_public_names_are_the_listed_ones(package: str) -> None:
 
 
 def test_importing_the_core_loads_no_framework_and_no_exporter() -> None:
-    heavy = ("grpc", "langchain_core", "langgraph", "requests", "pydantic", "pytest")
+    heavy = ("grpc", "langchain_core", "langgraph", "llama_index", "requests", "pydantic", "pytest")
     code = f"import sys, aiobs_core; print([name for name in {heavy!r} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

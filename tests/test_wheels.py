@@ -14,6 +14,7 @@ PACKAGES = [
     ("aiobs-core", "packages/aiobs-core", "", "aiobs_core"),
     ("aiobs-testing", "packages/aiobs-testing", "", "aiobs_testing"),
     ("aiobs-langchain", "integrations/aiobs-langchain", "[instruments]", "aiobs_langchain"),
+    ("aiobs-llama-index", "integrations/aiobs-llama-index", "[instruments]", "aiobs_llama_index"),
 ]
 
 pytestmark = pytest.mark.wheels

@@ -24,7 +24,7 @@ SETS = {
     "oldest": ("constraints-oldest.txt",),
     "newest": ("constraints.txt", "constraints-newest.txt"),
 }
-SHOWN = ("langchain-core", "langchain", "langgraph", "opentelemetry-sdk")
+SHOWN = ("langchain-core", "langchain", "langgraph", "llama-index-core", "opentelemetry-sdk")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
