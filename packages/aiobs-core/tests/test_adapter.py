@@ -18,8 +18,10 @@ from aiobs_core.adapter import (
     TOOL_RETURNED_ERROR,
     SharedHandler,
     first_text,
+    found_documents,
+    frame_outside,
     lazy_names,
-    message,
+    message_of,
     report_overlap,
     stage_of,
     text_size,
@@ -68,7 +70,7 @@ def test_text_is_counted_and_nothing_else(content, size):
 
 def test_a_message_holds_text_and_tool_calls():
     blocks = ["a", {"type": "text", "text": "b"}, {"type": "image_url", "image_url": "data:…"}]
-    assert message("assistant", blocks, [("call-1", "search", {"q": "x"})]) == {
+    assert message_of("assistant", blocks, [("call-1", "search", {"q": "x"})]) == {
         "role": "assistant",
         "parts": [
             {"type": "text", "content": "a"},
@@ -76,13 +78,36 @@ def test_a_message_holds_text_and_tool_calls():
             {"type": "tool_call", "id": "call-1", "name": "search", "arguments": {"q": "x"}},
         ],
     }
-    assert message("user", "") == {"role": "user", "parts": []}
+    assert message_of("user", "") == {"role": "user", "parts": []}
 
 
 def test_outcomes_that_frameworks_share():
     assert Outcome(status=RunStatus.ERROR, error_type="tool_error") == TOOL_RETURNED_ERROR
     assert Outcome(status=RunStatus.INTERRUPTED, events=("ai.agent.interrupt",)) == INTERRUPTED
     assert Outcome(status=RunStatus.SUCCESS, events=("ai.agent.handoff",)) == HANDED_OFF
+
+
+@pytest.mark.parametrize(("found", "count"), [([], 0), ([1, 2], 2), ((1,), 1)])
+def test_documents_are_counted(found, count):
+    assert found_documents(found) == Outcome(attributes={"ai.agent.retrieval.document_count": count})
+
+
+@pytest.mark.parametrize("found", [None, "text", {"a": 1}])
+def test_what_is_no_list_has_no_documents(found):
+    assert found_documents(found) is None
+
+
+def test_a_run_is_placed_in_the_frame_that_called_the_framework():
+    framework = {"__name__": "framework.callbacks.manager"}
+    exec("def dispatch(handle): return handle()\ndef run(handle): return dispatch(handle)", framework)
+
+    def on_start():
+        return frame_outside("framework.callbacks")
+
+    assert framework["run"](on_start) == id(sys._getframe())
+
+
+# --- handlers ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_copy_of_a_handler_is_itself_and_a_pickled_one_is_made_anew():

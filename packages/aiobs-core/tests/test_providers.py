@@ -342,6 +342,7 @@ def test_a_response_says_why_it_stopped_who_answered_and_its_id():
         "stop"
     ] * 3
     assert response_model({"model": "claude"}) == "claude"
+    assert response_id(None, {}, {"id": "r-1"}, {"id": "r-2"}) == "r-1"
 
 
 @pytest.mark.parametrize("read", [finish_reason, response_model, response_id])

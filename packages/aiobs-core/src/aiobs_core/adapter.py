@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from aiobs_core import semconv
@@ -51,7 +52,7 @@ def text_size(content: object) -> int:
     return len(content) if isinstance(content, str) else sum(map(len, _texts(content)))
 
 
-def message(
+def message_of(
     role: str, content: object, tool_calls: Iterable[tuple[object, object, object]] = ()
 ) -> Mapping[str, object]:
     """A message in the JSON shape of the GenAI conventions, with its text and tool calls only.
@@ -67,6 +68,13 @@ def message(
         for call_id, name, arguments in tool_calls
     )
     return {"role": role, "parts": parts}
+
+
+def found_documents(found: object) -> Outcome | None:
+    """How many documents a retriever or reranker returned; safe in the application's thread."""
+    if not isinstance(found, (list, tuple)):
+        return None
+    return Outcome(attributes={semconv.DOCUMENT_COUNT: len(found)})
 
 
 def _texts(content: object) -> Iterator[str]:
@@ -98,6 +106,14 @@ class SharedHandler:
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
         return (type(self), ())
+
+
+def frame_outside(package: str) -> int:
+    """The `frame_id` of a run: the innermost frame outside `package`, from whose modules the adapter was called."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (what inspect.currentframe() is made of)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(package):
+        frame = frame.f_back
+    return id(frame)
 
 
 def report_overlap(

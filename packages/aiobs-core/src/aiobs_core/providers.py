@@ -218,23 +218,26 @@ def usage_in(response: object) -> Usage | None:
     return usage_of(response)  # Ollama's
 
 
-def finish_reason(source: Mapping[str, object] | None) -> str | None:
-    """Why the model stopped, as the provider says it."""
-    return _text(source, _FINISH_KEYS)
+def finish_reason(*sources: Mapping[str, object] | None) -> str | None:
+    """Why the model stopped, as the provider says it in the first source that does."""
+    return _text(sources, _FINISH_KEYS)
 
 
-def response_model(source: Mapping[str, object] | None) -> str | None:
-    """The model that answered."""
-    return _text(source, _RESPONSE_MODEL_KEYS)
+def response_model(*sources: Mapping[str, object] | None) -> str | None:
+    """The model that answered, from the first source that names it."""
+    return _text(sources, _RESPONSE_MODEL_KEYS)
 
 
-def response_id(source: Mapping[str, object] | None) -> str | None:
-    """The provider's id of the response."""
-    return _text(source, _RESPONSE_ID_KEYS)
+def response_id(*sources: Mapping[str, object] | None) -> str | None:
+    """The provider's id of the response, from the first source that has one."""
+    return _text(sources, _RESPONSE_ID_KEYS)
 
 
-def _text(source: Mapping[str, object] | None, keys: Sequence[str]) -> str | None:
-    return first_text(source, keys) if isinstance(source, _MAPPINGS) else None
+def _text(sources: Sequence[Mapping[str, object] | None], keys: Sequence[str]) -> str | None:
+    for source in sources:
+        if isinstance(source, _MAPPINGS) and (found := first_text(source, keys)) is not None:
+            return found
+    return None
 
 
 def _in_known_shape(reported: object) -> Usage | None:
