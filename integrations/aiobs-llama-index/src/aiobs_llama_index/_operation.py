@@ -133,9 +133,11 @@ def _agent_step(operation: Operation, _: Any, arguments: Arguments) -> Operation
 # --- rules ------------------------------------------------------------------------------------------------------------
 
 
-def _rule(kind: Kind, *, action: str | None = None, stage: Stage | None = None, **more: Any) -> Rule:
+def _rule(
+    kind: Kind, *, name: str = "", action: str | None = None, stage: Stage | None = None, **more: Any
+) -> Rule:
     attributes = {semconv.GEN_AI_TOOL_TYPE: "function"} if kind is Kind.TOOL else {}
-    return Rule(Operation(kind=kind, name="", action=action, stage=stage, attributes=attributes), **more)
+    return Rule(Operation(kind=kind, name=name, action=action, stage=stage, attributes=attributes), **more)
 
 
 _PRE: Final[dict[str, Any]] = {"stage": Stage.PRE_PROCESS, "is_plumbing": True}
@@ -148,7 +150,7 @@ _RETRIEVER: Final = _rule(Kind.RETRIEVER, read=_retriever, outcome=outcome.docum
 _RERANKER: Final = _rule(Kind.RERANKER, read=_reranker, outcome=outcome.documents, is_atomic=True)
 _POSTPROCESSOR: Final = _rule(Kind.CHAIN, outcome=outcome.documents, **_PRE)
 _TOOL: Final = _rule(Kind.TOOL, read=_tool, outcome=outcome.tool, is_atomic=True)
-_WRITER: Final = _rule(Kind.CHAIN, stage=Stage.RESPONSE_SEND, ends_parent=True)
+_WRITER: Final = _rule(Kind.CHAIN, name="response_send", stage=Stage.RESPONSE_SEND, ends_parent=True)
 _WORKFLOW: Final = _rule(Kind.WORKFLOW)
 
 _MODEL_METHODS: Final = {
@@ -207,7 +209,9 @@ def rule_of(cls: type, name: str) -> Rule | None:
 
 
 def _named(rule: Rule, name: str, provider: str | None) -> Rule:
-    return rule._replace(operation=rule.operation._replace(name=name, provider=provider))
+    return rule._replace(
+        operation=rule.operation._replace(name=rule.operation.name or name, provider=provider)
+    )
 
 
 def _function(name: str, method: str) -> Rule | None:

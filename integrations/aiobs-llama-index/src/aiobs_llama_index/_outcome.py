@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from aiobs_core import Outcome, RunStatus, semconv
-from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, message, text_size
+from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, message_of, text_size
 from aiobs_core.providers import finish_reason, response_id, response_model, usage_in, usage_of
 
 _RESPONSES: Final = ("ChatResponse", "CompletionResponse")
@@ -101,9 +101,9 @@ def _tool_calls(said: Any) -> Sequence[Any]:
 def messages(given: Sequence[Any]) -> list[Mapping[str, object]]:
     """Messages, or the prompt of a completion, in the JSON shape of the GenAI conventions."""
     return [
-        message("user", each)
+        message_of("user", each)
         if isinstance(each, str)
-        else message(each.role.value, each.blocks, _calls(each))
+        else message_of(each.role.value, each.blocks, _calls(each))
         for each in given
     ]
 

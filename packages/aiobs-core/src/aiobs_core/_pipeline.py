@@ -157,6 +157,7 @@ class Pipeline:
             self._start_worker()  # not with the first end only: runs that never end have to be closed, too
 
     def _assemble(self, destinations: Destinations) -> tuple[Stage, ...]:
+        self._reader.apply(self._settings)
         render = Renderer(self._settings, destinations.resource, self._health)
         return (
             self._read,

@@ -9,8 +9,10 @@ from typing import Final
 from opentelemetry.trace import Link, SpanContext
 
 from aiobs_core import semconv
+from aiobs_core._estimate import Estimator
 from aiobs_core._health import Health
 from aiobs_core._operation import AttributeValue, Kind, Operation, Outcome, RunStatus, Stage
+from aiobs_core._settings import Settings
 from aiobs_core._span import AgentSpan, class_name
 
 _IMPLIED_STAGE: Final = {
@@ -25,6 +27,7 @@ _IMPLIED_STAGE: Final = {
 # Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
 _AGENT: Final = Kind.AGENT
 _CHAIN: Final = Kind.CHAIN
+_MODEL: Final = Kind.MODEL
 _WORKFLOW: Final = Kind.WORKFLOW
 _SUCCESS: Final = RunStatus.SUCCESS
 _INTERRUPTED: Final = RunStatus.INTERRUPTED
@@ -77,7 +80,15 @@ class Reader:
 
     def __init__(self, health: Health) -> None:
         self._health = health
+        self._estimator: Estimator | None = None
         self._paused: OrderedDict[str, tuple[SpanContext, int]] = OrderedDict()
+
+    def apply(self, settings: Settings) -> None:
+        """Use other settings from the next run on."""
+        if not settings.estimate_usage:
+            self._estimator = None
+        elif self._estimator is None:
+            self._estimator = Estimator(self._health)
 
     def read(self, span: AgentSpan) -> Run | None:
         """Answer the deferred questions of an ended span; None if its mapping says that it is no run of its own."""
@@ -93,6 +104,8 @@ class Reader:
         self._settle_status(run)
         if run.status is _SUCCESS and span.error_below is not None:
             run.extra[semconv.SUPPRESSED_ERROR] = span.error_below
+        if self._estimator is not None and run.kind is _MODEL and run.outcome.usage is None:
+            self._estimate(run, self._estimator)
         if span.promoted_kind is not None and (run.kind is _CHAIN or run.kind is _WORKFLOW):
             run.kind = Kind(span.promoted_kind)
         elif run.kind is _CHAIN and span.is_local_root:
@@ -145,6 +158,14 @@ class Reader:
         while parent is not None and self._operation(parent) is None:
             parent = parent.parent
         return parent
+
+    def _estimate(self, run: Run, estimator: Estimator) -> None:
+        if run.status is not _SUCCESS:
+            return
+        try:
+            run.outcome = run.outcome._replace(usage=estimator.usage(run.operation, run.outcome))
+        except Exception as error:  # noqa: BLE001 (foreign messages may raise anything; marked, counted, warned)
+            self._broken("content", run.span, error)
 
     def _agent_around(self, span: AgentSpan | None) -> str | None:
         """The agent that a run inside `span` belongs to, where its own framework does not say."""

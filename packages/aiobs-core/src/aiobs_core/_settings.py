@@ -168,6 +168,13 @@ class Settings:
         "Record plumbing runs (inner chains, prompts, parsers) as spans. Off: their children hang under the next "
         "recorded ancestor.",
     )
+    estimate_usage: bool = _setting(
+        _boolean,
+        False,
+        "AIOBS_ESTIMATE_USAGE",
+        "Count the tokens of model calls whose provider reports none, with tiktoken (`aiobs-core[estimate]`); such "
+        "counts have `ai.agent.usage.source=estimated`.",
+    )
     metadata_keys: tuple[str, ...] = _setting(
         _names,
         (),
