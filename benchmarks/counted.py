@@ -1,4 +1,4 @@
-"""The program that runs under callgrind: imports once, then one forked child for each scenario and variant.
+"""The program that runs under callgrind: imports a framework once, then one forked child for each scenario and variant.
 
 Every call of libc's `getpriority`, which nothing else here uses, makes callgrind write what was executed since the
 last one (`--dump-before`), on all threads together. Not for direct use; see `instructions.py`.
@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 
-from benchmarks.scenarios import SCENARIOS, CountingExporter, listen
+from benchmarks.scenarios import OURS, CountingExporter, Framework, configure, load
 
 import aiobs_core
 
@@ -24,13 +24,15 @@ def _cut() -> None:
     os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def count(scenario: str, variant: str) -> None:
+def count(framework: Framework, scenario: str, variant: str) -> None:
     """Execute `few` calls, then `many`; what comes before the first and after the last cut is not of interest."""
-    asked = SCENARIOS[scenario]
+    asked = framework.scenarios[scenario]
     exporter = CountingExporter()
-    # One batch for each flush: under callgrind everything takes 50 times as long, so the worker would wake up for
-    # single spans, which it never does at the speed of a real process.
-    config = listen(variant, exporter, flush_interval_s=60, export_timeout_s=_FLUSH_S)
+    if variant in OURS:
+        # One batch for each flush: under callgrind everything takes 50 times as long, so the worker would wake up for
+        # single spans, which it never does at the speed of a real process.
+        configure(variant, exporter, flush_interval_s=60, export_timeout_s=_FLUSH_S)
+    config = framework.listen(variant)
     run = asked.make()
     run(_WARM_UP_CALLS, config)
     aiobs_core.flush(_FLUSH_S)
@@ -48,27 +50,28 @@ def count(scenario: str, variant: str) -> None:
         )
 
 
-def _fork(scenario: str, variant: str) -> int:
+def _fork(framework: Framework, scenario: str, variant: str) -> int:
     child = os.fork()
     if child:
         print(json.dumps({"pid": child, "scenario": scenario, "variant": variant}), flush=True)
         return child
     try:
-        count(scenario, variant)
+        count(framework, scenario, variant)
         os._exit(0)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
-def main(pairs: list[str]) -> int:
-    """Run `scenario/variant` pairs, two at a time."""
+def main(name: str, pairs: list[str]) -> int:
+    """Run `scenario/variant` pairs of a framework, two at a time."""
+    framework = load(name)
     gc.collect()
     gc.freeze()  # what is imported takes no part in later collections, so their cost is that of the calls
     waiting, running, failed = list(pairs), 0, 0
     while waiting or running:
         while waiting and running < 2:
-            _fork(*waiting.pop(0).split("/"))
+            _fork(framework, *waiting.pop(0).split("/"))
             running += 1
         _, status = os.wait()
         running -= 1
@@ -77,4 +80,4 @@ def main(pairs: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

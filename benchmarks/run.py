@@ -16,16 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import imports, instructions, timing
+from benchmarks.scenarios import FRAMEWORKS, load
 from benchmarks.tables import Gate, gate_table
 
 _ROUNDS = 60
 _QUICK_ROUNDS = 12
 _PROCESSES = 7
 _QUICK_PROCESSES = 3
-_QUICK_SCENARIOS = ("chain",)
+_QUICK_SCENARIOS = ("chain", "llama chat")
 _NO_CALLGRIND = (
     "Instruction mode was skipped: it needs valgrind (apt install valgrind, dnf install valgrind)."
 )
+
+
+def _scenarios() -> list[str]:
+    return [scenario for framework in FRAMEWORKS for scenario in load(framework).scenarios]
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -34,10 +39,10 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--gate", action="store_true", help="instruction mode only; exit 1 if a gate is missed"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds, and instructions of the chain only"
+        "--quick", action="store_true", help="fewer rounds, and instructions of one scenario each"
     )
     parser.add_argument(
-        "--only", action="append", choices=tuple(instructions.SCENARIOS), help="count these only"
+        "--only", action="append", choices=_scenarios(), metavar="SCENARIO", help="count these only"
     )
     parser.add_argument("--imports", action="store_true", help="only list the slowest imports")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
@@ -46,14 +51,16 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def _time(*, quick: bool) -> tuple[Mapping[str, float], list[Gate]]:
     rounds = _QUICK_ROUNDS if quick else _ROUNDS
-    found = {**timing.time_runs(rounds), **timing.time_langchain(rounds), "store": timing.time_store(rounds)}
+    found = {
+        **timing.time_runs(rounds),
+        **timing.time_langchain(rounds),
+        **timing.time_llama_index(rounds),
+        "store": timing.time_store(rounds),
+    }
     print(timing.report(found))
-    wall_ms, cpu_ms = imports.import_times_ms(_QUICK_PROCESSES if quick else _PROCESSES)
-    print(
-        f"import aiobs_langchain, after LangChain and the SDK: {cpu_ms:.0f} ms of CPU time, {wall_ms:.0f} ms\n"
-    )
-    found |= {"import, wall ms": wall_ms, "import, CPU ms": cpu_ms}
-    return found, [*timing.gates(found), imports.import_gate(cpu_ms)]
+    found |= imports.import_times(_QUICK_PROCESSES if quick else _PROCESSES)
+    print(imports.report(found))
+    return found, [*timing.gates(found), *imports.gates(found)]
 
 
 def _count(only: Sequence[str]) -> tuple[Mapping[str, float], list[Gate]]:

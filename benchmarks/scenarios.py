@@ -1,162 +1,37 @@
-"""What is measured: six calls of a LangChain application, its handlers, and a model that answers from memory."""
+"""What is measured: the calls of a framework's application, and who listens to them."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final
 
-from langchain.agents import create_agent
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel, RunnablePassthrough
-from langchain_core.tools import tool
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 import aiobs_core
-from aiobs_langchain import AiObsCallbackHandler
 
+FRAMEWORKS: Final = ("langchain", "llama_index")
 CHUNKS: Final = 200
 TOOL_CALLS: Final = 5
-CONCURRENT: Final = 8
 LARGE_PROMPT_CHARS: Final = 200_000
-_MODEL: Final = "scripted-1"
-_USAGE: Final = {"input_tokens": 812, "output_tokens": 64, "total_tokens": 876}
+OURS: Final = ("aiobs", "unsampled")
 
 Call = Callable[[int, Mapping[str, Any]], None]
 """Makes so many calls with the given config."""
 
 
-# --- the application ------------------------------------------------------------------------------------------
-
-
-class ScriptedModel(BaseChatModel):
-    """Answers at once, with the usage and metadata that a provider's client sets."""
-
-    answers: Any
-    temperature: float = 0.2
-
-    @property
-    def _llm_type(self) -> str:
-        return "scripted"
-
-    @property
-    def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model": _MODEL, "temperature": self.temperature}
-
-    def _get_ls_params(self, stop: list[str] | None = None, **_: Any) -> Any:
-        return {
-            "ls_provider": "openai",
-            "ls_model_name": _MODEL,
-            "ls_model_type": "chat",
-            "ls_temperature": 0.2,
-        }
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
-    ) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=next(self.answers))])
-
-    def _stream(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
-    ) -> Iterator[ChatGenerationChunk]:
-        for _chunk in range(CHUNKS - 1):
-            yield ChatGenerationChunk(message=AIMessageChunk(content="word "))
-        last = AIMessageChunk(content="end.", usage_metadata=_USAGE, response_metadata={"model_name": _MODEL})
-        yield ChatGenerationChunk(message=last)
-
-    def bind_tools(self, tools: Sequence[Any], **_: Any) -> Runnable[Any, Any]:
-        return self
-
-
-def answer(text: str, **more: Any) -> AIMessage:
-    metadata = {"model_name": f"{_MODEL}-2026-01-01", "finish_reason": "stop", "id": "chatcmpl-1"}
-    return AIMessage(content=text, usage_metadata=_USAGE, response_metadata=metadata, **more)
-
-
-def _model(said: AIMessage) -> ScriptedModel:
-    return ScriptedModel(answers=itertools.repeat(said))
-
-
-class _TenDocuments(BaseRetriever):
-    def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
-        return [
-            Document(page_content="text " * 400, metadata={"source": str(number)}) for number in range(10)
-        ]
-
-
-@tool
-def look_up(order: str) -> str:
-    """Look up an order."""
-    return f"{order}: shipped"
-
-
-def _chain() -> Runnable[Any, Any]:
-    prompt = ChatPromptTemplate.from_messages([("system", "Answer briefly."), ("human", "{question}")])
-    return prompt | _model(answer("Seoul")) | StrOutputParser()
-
-
-def _rag() -> Runnable[Any, Any]:
-    def joined(documents: Sequence[Document]) -> str:
-        return "\n".join(document.page_content for document in documents)
-
-    prompt = ChatPromptTemplate.from_template("Context: {context}\nQuestion: {question}")
-    found = _TenDocuments() | RunnableLambda(joined)
-    sides = RunnableParallel(context=found, question=RunnablePassthrough())
-    return sides | prompt | _model(answer("Shipped.")) | StrOutputParser()
-
-
-def _agent() -> Runnable[Any, Any]:
-    def script() -> Iterator[AIMessage]:
-        while True:
-            for number in range(TOOL_CALLS):
-                call = {"name": "look_up", "args": {"order": f"A-{number}"}, "id": f"call-{number}"}
-                yield answer("", tool_calls=[call])
-            yield answer("All shipped.")
-
-    return create_agent(ScriptedModel(answers=script()), [look_up], name="shop")
-
-
-def _invoke(application: Runnable[Any, Any], given: object) -> Call:
-    def run(calls: int, config: Any) -> None:
-        for _ in range(calls):
-            application.invoke(given, config)
-
-    return run
-
-
-def _stream(application: Runnable[Any, Any], given: object) -> Call:
-    def run(calls: int, config: Any) -> None:
-        for _ in range(calls):
-            for _chunk in application.stream(given, config):
-                pass
-
-    return run
-
-
-def _concurrently(application: Runnable[Any, Any], given: object) -> Call:
-    async def rounds(calls: int, config: Any) -> None:
-        for _ in range(calls // CONCURRENT):
-            await asyncio.gather(*(application.ainvoke(given, config) for _ in range(CONCURRENT)))
-
-    def run(calls: int, config: Any) -> None:
-        asyncio.run(rounds(calls, config))
-
-    return run
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One kind of call; `few` and `many` are how often it is repeated, so that what is done once cancels out."""
+    """One kind of call.
+
+    Attributes:
+        says: What it is, for people.
+        make: Makes the application.
+        spans: How many aiobs has to export for each call.
+        few: How often it is repeated, and `many`: what is done once cancels out in the difference.
+    """
 
     says: str
     make: Callable[[], Call]
@@ -165,67 +40,29 @@ class Scenario:
     many: int
 
 
-_QUESTION: Final = {"question": "What is the capital of Korea?"}
-_ORDERS: Final = {"messages": [("human", "Where are my orders?")]}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framework:
+    """The scenarios of one framework.
 
-SCENARIOS: Final[Mapping[str, Scenario]] = {
-    "chain": Scenario(
-        says="prompt, chat model, parser", make=lambda: _invoke(_chain(), _QUESTION), spans=4, few=16, many=80
-    ),
-    "stream": Scenario(
-        says=f"a chat model, {CHUNKS} chunks",
-        make=lambda: _stream(_model(answer("")), _QUESTION["question"]),
-        spans=1,
-        few=4,
-        many=24,
-    ),
-    "agent": Scenario(
-        says=f"create_agent, {TOOL_CALLS} tool calls",
-        make=lambda: _invoke(_agent(), _ORDERS),
-        spans=23,
-        few=3,
-        many=15,
-    ),
-    "rag": Scenario(
-        says="10 documents of 2 kB", make=lambda: _invoke(_rag(), "Where is it?"), spans=9, few=8, many=48
-    ),
-    "large": Scenario(
-        says="the chain, 200 kB prompt",
-        make=lambda: _invoke(_chain(), {"question": "x" * LARGE_PROMPT_CHARS}),
-        spans=4,
-        few=16,
-        many=80,
-    ),
-    "async": Scenario(
-        says=f"the chain, {CONCURRENT} ainvoke at once",
-        make=lambda: _concurrently(_chain(), _QUESTION),
-        spans=4,
-        few=16,
-        many=80,
-    ),
-}
+    Attributes:
+        name: As people write it.
+        scenarios: By a name that no other framework uses.
+        variants: Who listens, and the head of its column. The first is nobody; `unsampled` has its goals in a few
+            scenarios only, all others are counted in each.
+        listen: Makes a variant listen to all calls from now on that are made with the config it returns.
+    """
+
+    name: str
+    scenarios: Mapping[str, Scenario]
+    variants: Mapping[str, str]
+    listen: Callable[[str], Mapping[str, Any]]
 
 
-# --- who listens ------------------------------------------------------------------------------------------------
-
-
-class EmptyHandler(BaseCallbackHandler):
-    """Overrides what ours overrides and does nothing: what LangChain asks of any handler."""
-
-    def _nothing(self, *_: Any, **__: Any) -> None:
-        pass
-
-    on_chat_model_start = on_llm_start = on_llm_new_token = on_llm_end = on_llm_error = _nothing
-    on_chain_start = on_chain_end = on_chain_error = _nothing
-    on_tool_start = on_tool_end = on_tool_error = _nothing
-    on_retriever_start = on_retriever_end = on_retriever_error = _nothing
-    on_custom_event = on_retry = _nothing
-
-
-class EmptyInlineHandler(EmptyHandler):
-    """The same, called in the task itself instead of an executor."""
-
-    run_inline = True
+def load(framework: str) -> Framework:
+    """One of `FRAMEWORKS`; here only, since importing them takes a minute under callgrind."""
+    found = import_module(f"benchmarks.{framework}").FRAMEWORK
+    assert isinstance(found, Framework)
+    return found
 
 
 class CountingExporter(SpanExporter):
@@ -242,19 +79,9 @@ class CountingExporter(SpanExporter):
         return True
 
 
-VARIANTS: Final = ("none", "empty", "inline", "aiobs", "unsampled")
-
-
-def listen(variant: str, exporter: SpanExporter, **settings: object) -> Mapping[str, Any]:
-    """The config that a call is made with; for ours, after setting aiobs up for `exporter`."""
-    if variant == "none":
-        return {}
-    if variant == "empty":
-        return {"callbacks": [EmptyHandler()]}
-    if variant == "inline":
-        return {"callbacks": [EmptyInlineHandler()]}
+def configure(variant: str, exporter: SpanExporter, **settings: object) -> None:
+    """Set aiobs up for one of `OURS`; what it records goes to `exporter`."""
     provider = TracerProvider(sampler=sampling.ALWAYS_OFF) if variant == "unsampled" else None
     aiobs_core.configure(
         exporters=[exporter], tracer_provider=provider, console="off", store="off", **settings
     )
-    return {"callbacks": [AiObsCallbackHandler()]}

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from benchmarks.scenarios import SCENARIOS, CountingExporter, EmptyHandler, EmptyInlineHandler, answer
+from benchmarks import langchain, llama_index
+from benchmarks.langchain import answer
+from benchmarks.scenarios import CountingExporter
 from benchmarks.tables import Gate, table
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
@@ -34,6 +36,7 @@ _FLUSH_S: Final = 30.0
 _SCOPE: Final = "aiobs.bench"
 _RUNS: Final = 500  # fewer than the batch processor's queue holds: nothing is dropped
 _CALLS: Final = 24  # of a LangChain chain; a multiple of how many the async one makes at once
+_CHATS: Final = 100
 _STORED: Final = 512
 
 # --- one model run worth 15 attributes ----------------------------------------------------------------------------
@@ -208,25 +211,49 @@ def time_langchain(rounds: int) -> Mapping[str, float]:
     """CPU time per LangChain run of a chain with four, by handler, sync and async; flush included."""
     exporter = CountingExporter()
     _recorder(exporter)
-    handlers = {
-        "none": [],
-        "empty": [EmptyHandler()],
-        "inline": [EmptyInlineHandler()],
-        "aiobs": [AiObsCallbackHandler()],
-    }
+    configs = {variant: langchain.listen(variant) for variant in ("none", "empty", "inline", "aiobs")}
     lanes = []
-    for scenario in ("chain", "async"):
-        run = SCENARIOS[scenario].make()
-        for variant, callbacks in handlers.items():
+    for name in ("chain", "async"):
+        scenario = langchain.FRAMEWORK.scenarios[name]
+        run = scenario.make()
+        for variant, config in configs.items():
             lanes.append(
                 Lane(
-                    name=f"{scenario}, {variant}",
-                    do=partial(run, _CALLS, {"callbacks": callbacks}),
-                    per_round=_CALLS * SCENARIOS[scenario].spans,
+                    name=f"{name}, {variant}",
+                    do=partial(run, _CALLS, config),
+                    per_round=_CALLS * scenario.spans,
                     flush=_flush if variant == "aiobs" else bool,
                 )
             )
     return run_lanes(lanes, rounds)
+
+
+def time_llama_index(rounds: int) -> Mapping[str, float]:
+    """The caller's thread in a LlamaIndex model call, by who listens, and in one SDK span made by hand beside it."""
+    exporter = CountingExporter()
+    _recorder(exporter)
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(CountingExporter(), schedule_delay_millis=60_000))
+    chat = llama_index.FRAMEWORK.scenarios["llama chat"].make()
+    lanes = [
+        Lane(
+            name=f"llama chat, {variant}",
+            before=partial(llama_index.listen, variant),
+            do=partial(chat, _CHATS, {}),
+            per_round=_CHATS,
+            flush=_flush,
+            thread=True,
+        )
+        for variant in llama_index.FRAMEWORK.variants
+    ]
+    spans = partial(_sdk_spans, provider.get_tracer("bench"), _CHATS)
+    lanes.append(Lane(name="llama span", do=spans, per_round=_CHATS, flush=provider.force_flush, thread=True))
+    found = run_lanes(lanes, rounds)
+    llama_index.listen("none")
+    provider.shutdown()
+    if exporter.count != _CHATS * (rounds + 1):
+        raise AssertionError(f"{exporter.count} calls were exported, expected {_CHATS * (rounds + 1)}")
+    return found
 
 
 class _Keeping(CountingExporter):
@@ -266,10 +293,17 @@ def gates(found: Mapping[str, float]) -> list[Gate]:
     caller = found["run, caller"] / found["span, caller"]
     process = found["run, process"] / found["span, process"]
     off = max(found["verb, off"], found["callback, off"] - found["ids"])
+    chat = (found["llama chat, aiobs"] - found["llama chat, empty"]) / found["llama span"]
     return [
         Gate(name="model run, caller's thread", value=caller, limit=0.35, unit="of one SDK span"),
         Gate(name="model run, worker included", value=process, limit=1.3, unit="of one SDK span"),
         Gate(name="switched off", value=off, limit=1.0, unit="µs per event"),
+        Gate(
+            name="LlamaIndex model call, caller's thread, on top of empty handlers",
+            value=chat,
+            limit=0.5,
+            unit="of one SDK span",
+        ),
     ]
 
 
@@ -297,6 +331,12 @@ def report(found: Mapping[str, float]) -> str:
         (label, f"{found[f'chain, {variant}']:.1f}", f"{found[f'async, {variant}']:.1f}")
         for variant, label in labels.items()
     ]
-    langchain = table("LangChain, µs of CPU time per run, all threads", ("", "sync", "async"), rows)
+    langchain_runs = table("LangChain, µs of CPU time per run, all threads", ("", "sync", "async"), rows)
+    rows = [
+        (head, f"{found[f'llama chat, {variant}']:.1f}")
+        for variant, head in llama_index.FRAMEWORK.variants.items()
+    ]
+    rows.append(("SDK span, current, 15 attributes, beside it", f"{found['llama span']:.1f}"))
+    chats = table("LlamaIndex, µs of CPU time per model call", ("", "caller"), rows)
     store = table("Local store, µs of CPU time", ("", "per span"), [("writer", f"{found['store']:.1f}")])
-    return f"{runs}\n{switched_off}\n{langchain}\n{store}"
+    return f"{runs}\n{switched_off}\n{langchain_runs}\n{chats}\n{store}"

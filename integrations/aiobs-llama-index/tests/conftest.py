@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode finds no helper
 
 from llama_index.core import Settings
 from llama_index.core.instrumentation import get_dispatcher
+from llama_naive import AiobsSubject, NaiveSubject, Subject
 
 from aiobs_llama_index import AiObsCallbackHandler
 
@@ -21,6 +23,14 @@ _THEIRS = ["NullSpanHandler", "NullEventHandler"]
 def handler(telemetry: object) -> Iterator[AiObsCallbackHandler]:
     """aiobs, switched on by a handler while the test runs."""
     made = AiObsCallbackHandler()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest, telemetry: Any) -> Iterator[Subject]:
+    """aiobs, and in tests marked with `fails_with_naive` also the naive handlers."""
+    made = NaiveSubject() if getattr(request, "param", "aiobs") == "naive" else AiobsSubject(telemetry)
     yield made
     made.close()
 

@@ -20,6 +20,7 @@ from aiobs_core.adapter import (
     first_text,
     found_documents,
     frame_outside,
+    from_metadata,
     lazy_names,
     message_of,
     report_overlap,
@@ -49,6 +50,17 @@ def test_what_is_no_stage_has_none(name):
 def test_a_stage_is_found_by_name():
     assert stage_of("pre_process") is Stage.PRE_PROCESS
     assert stage_of(Stage.PRE_PROCESS) is Stage.PRE_PROCESS
+
+
+def test_metadata_says_what_a_run_belongs_to():
+    metadata = {"aiobs_stage": "pre_process", "session_id": "S", "request_id": "R", "customer": Moody()}
+    assert from_metadata(metadata) == {
+        "stage": Stage.PRE_PROCESS,
+        "conversation_id": "S",
+        "request_id": "R",
+        "metadata": metadata,
+    }
+    assert from_metadata({}) == {"stage": None, "conversation_id": None, "request_id": None, "metadata": {}}
 
 
 @pytest.mark.parametrize(

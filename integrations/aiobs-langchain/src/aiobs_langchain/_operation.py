@@ -1,11 +1,17 @@
-"""Pure functions: the arguments of LangChain's start events → `Operation`. They run in the worker."""
+"""Pure functions: the arguments of LangChain's start events → `Operation`. They run in the worker.
+
+All take the same arguments, the last of which is the event's own: `run_type`, `invocation_params` or `tool_call_id`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from aiobs_core import Kind, Operation, Stage, semconv
+from aiobs_core.adapter import first_text, from_metadata, message_of, stage_of, text_size
+from aiobs_core.providers import base_url, provider_name, request_model, request_params
 
 Serialized = Mapping[str, Any] | None
 Tags = Sequence[str] | None
@@ -15,296 +21,137 @@ Metadata = Mapping[str, Any] | None
 _AGENT: Final = Kind.AGENT
 _CHAIN: Final = Kind.CHAIN
 _MODEL: Final = Kind.MODEL
-_PARSER: Final = Kind.PARSER
-_PROMPT: Final = Kind.PROMPT
 _RETRIEVER: Final = Kind.RETRIEVER
 _TOOL: Final = Kind.TOOL
 _WORKFLOW: Final = Kind.WORKFLOW
-_NODE_TAG: Final = "graph:step:"
-_STAGE_TAG: Final = "aiobs:stage:"
-_RETRY_TAG: Final = "retry:attempt:"  # of with_retry(); the first attempt has none
-_STAGE_KEY: Final = "aiobs_stage"
-_STAGES: Final = {stage.value: stage for stage in Stage}
+_RUN_TYPES: Final = {"prompt": Kind.PROMPT, "parser": Kind.PARSER}
 _NODE_STAGES: Final = {
     "before_agent": Stage.PRE_PROCESS,
     "before_model": Stage.PRE_PROCESS,
     "after_model": Stage.POST_PROCESS,
     "after_agent": Stage.POST_PROCESS,
 }
-_CONVERSATION_KEYS: Final = ("thread_id", "session_id", "conversation_id")
 _AGENT_INTEGRATION: Final = "langchain_create_agent"
-_PROVIDERS: Final = {  # LangChain's names → OpenTelemetry's; any other is taken as it is
-    "amazon_bedrock": "aws.bedrock",
-    "bedrock": "aws.bedrock",
-    "bedrock_converse": "aws.bedrock",
-    "azure": "azure.ai.openai",
-    "azure_openai": "azure.ai.openai",
-    "azure_ai": "azure.ai.inference",
-    "google_genai": "gcp.gen_ai",
-    "google_vertexai": "gcp.vertex_ai",
-    "vertexai": "gcp.vertex_ai",
-    "mistralai": "mistral_ai",
-    "mistral": "mistral_ai",
-    "ibm": "ibm.watsonx.ai",
-    "xai": "x_ai",
-}
-_BASE_URL_KEYS: Final = (
-    "openai_api_base",
-    "base_url",
-    "azure_endpoint",
-    "endpoint_url",
-    "anthropic_api_url",
-    "api_base",
-)
-_PARAMS: Final = {  # LangChain's and the providers' names → GenAI's
-    "temperature": "temperature",
-    "max_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "max_output_tokens": "max_tokens",
-    "max_tokens_to_sample": "max_tokens",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "seed": "seed",
-    "n": "n",
-    "reasoning_effort": "reasoning_effort",
-}
+_ROLES: Final = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant"}
 
 
-def chat_model(  # noqa: PLR0917 (the event's own arguments)
-    serialized: Serialized,
-    messages: Sequence[Sequence[Any]],
-    tags: Tags,
-    metadata: Metadata,
-    invocation: Mapping[str, Any] | None,
-    name: str | None,
+def model(  # noqa: PLR0917 (bound with `partial` on the hot path, like the next)
+    serialized: Serialized, prompts: Any, tags: Tags, metadata: Metadata, name: str | None, invocation: Any
 ) -> Operation:
-    """`on_chat_model_start`."""
-    count = size = 0
-    for prompt in messages or ():
-        count += len(prompt)
-        for message in prompt:
-            size += text_size(getattr(message, "content", None))
-    counts = {semconv.INPUT_MESSAGE_COUNT: count, semconv.INPUT_SIZE_CHARS: size}
-    return _model("chat", serialized, tags, metadata, invocation or {}, name, counts)
-
-
-def text_model(  # noqa: PLR0917 (the event's own arguments)
-    serialized: Serialized,
-    prompts: Sequence[str],
-    tags: Tags,
-    metadata: Metadata,
-    invocation: Mapping[str, Any] | None,
-    name: str | None,
-) -> Operation:
-    """`on_llm_start`."""
-    counts = {
-        semconv.INPUT_MESSAGE_COUNT: len(prompts or ()),
-        semconv.INPUT_SIZE_CHARS: sum(text_size(prompt) for prompt in prompts or ()),
+    """`on_chat_model_start`, whose prompts are lists of messages, and `on_llm_start`, whose prompts are texts."""
+    prompts, metadata, invocation = prompts or (), metadata or {}, invocation or {}
+    is_chat = not prompts or not isinstance(prompts[0], str)
+    messages = [each for prompt in prompts for each in prompt] if is_chat else prompts
+    attributes = {
+        semconv.INPUT_MESSAGE_COUNT: len(messages),
+        semconv.INPUT_SIZE_CHARS: sum(text_size(getattr(each, "content", each)) for each in messages),
     }
-    return _model("text_completion", serialized, tags, metadata, invocation or {}, name, counts)
-
-
-def _model(  # noqa: PLR0917 (the event's own arguments)
-    action: str,
-    serialized: Serialized,
-    tags: Tags,
-    metadata: Metadata,
-    invocation: Mapping[str, Any],
-    run_name: str | None,
-    counts: Mapping[str, int],
-) -> Operation:
-    metadata = metadata or {}
-    agent, conversation_id, request_id = _identity(metadata)
-    _, stage, attributes = _tagged(tags, metadata)
-    attributes.update(counts)
-    params: dict[str, object] = {}
-    if "ls_temperature" in metadata:
-        params["temperature"] = metadata["ls_temperature"]
-    if "ls_max_tokens" in metadata:
-        params["max_tokens"] = metadata["ls_max_tokens"]
-    for name, value in invocation.items():
-        known = _PARAMS.get(name)
-        if known is not None and value is not None:
-            params[known] = value
-    model = first_text(metadata, ("ls_model_name",)) or first_text(
-        invocation, ("model", "model_name", "model_id")
-    )
-    provider = first_text(metadata, ("ls_provider",))
+    known = {"temperature": metadata.get("ls_temperature"), "max_tokens": metadata.get("ls_max_tokens")}
+    asked = first_text(metadata, ("ls_model_name",)) or request_model(invocation)
+    client = serialized.get("kwargs") if isinstance(serialized, dict) else None
     return Operation(
         kind=_MODEL,
-        name=model or first_text(invocation, ("_type",)) or _name(serialized, run_name, "model"),
-        action=action,
-        stage=stage,
-        provider=_PROVIDERS.get(provider, provider) if provider is not None else None,
-        model=model,
-        endpoint=_endpoint(serialized),
-        params=params,
-        agent=agent,
-        conversation_id=conversation_id,
-        request_id=request_id,
-        metadata=metadata,
-        attributes=attributes,
+        name=asked or first_text(invocation, ("_type",)) or _name(serialized, name, "model"),
+        action="chat" if is_chat else "text_completion",
+        provider=provider_name(first_text(metadata, ("ls_provider",))),
+        model=asked,
+        endpoint=base_url(client) if isinstance(client, dict) else None,
+        params=request_params(known, invocation),
+        content=partial(rendered, messages, "user"),
+        **_common(_tagged(tags), metadata, attributes),
     )
 
 
-def chain(  # noqa: PLR0917 (bound with `partial` on the hot path)
-    serialized: Serialized,
-    name: str | None,
-    run_type: str | None,
-    tags: Tags,
-    metadata: Metadata,
-    resumes: bool,
+def chain(  # noqa: PLR0917
+    serialized: Serialized, resumes: bool, tags: Tags, metadata: Metadata, name: str | None, run_type: Any
 ) -> Operation:
     """`on_chain_start`: chains, prompts, parsers, graphs, their nodes, and agents."""
     metadata = metadata or {}
-    agent, conversation_id, request_id = _identity(metadata)
-    name = name or _name(serialized, None, "chain")
-    integration = metadata.get("ls_integration")
-    is_node, stage, attributes = _tagged(tags, metadata)
+    name = _name(serialized, name, "chain")
+    tagged = _tagged(tags)
+    common = _common(tagged, metadata, {})
+    integration, is_inside = metadata.get("ls_integration"), "langgraph_node" in metadata
+    kind = _CHAIN
     parent_kind: Kind | None = None
     attempt_of: str | None = None
-    kind = _CHAIN
-    if run_type == "prompt":
-        kind = _PROMPT
-    elif run_type == "parser":
-        kind = _PARSER
-    elif is_node:
-        node, step = metadata.get("langgraph_node"), metadata.get("langgraph_step")
-        attributes[semconv.GRAPH_NODE] = node if isinstance(node, str) else name
-        if isinstance(step, int):
-            attributes[semconv.GRAPH_STEP] = step
+    if run_type in _RUN_TYPES:
+        kind = _RUN_TYPES[run_type]
+    elif "graph:step" in tagged:
         # LangChain before 1.1 does not say what built the graph; only create_agent and look-alikes have a node "model".
         is_agent = integration == _AGENT_INTEGRATION or (integration is None and name == "model")
         parent_kind = _AGENT if is_agent else _WORKFLOW
         attempt_of = first_text(metadata, ("langgraph_checkpoint_ns",))
-        stage = stage or _NODE_STAGES.get(name.rpartition(".")[2])
-    elif name == agent or (integration == _AGENT_INTEGRATION and "langgraph_node" not in metadata):
+        common["stage"] = common["stage"] or _NODE_STAGES.get(name.rpartition(".")[2])
+        common["attributes"][semconv.GRAPH_NODE] = first_text(metadata, ("langgraph_node",)) or name
+        if isinstance(step := metadata.get("langgraph_step"), int):
+            common["attributes"][semconv.GRAPH_STEP] = step
+    elif name == common["agent"] or (integration == _AGENT_INTEGRATION and not is_inside):
         kind = _AGENT
-    elif integration == "langgraph" and "langgraph_node" not in metadata:
+    elif integration == "langgraph" and not is_inside:
         kind = _WORKFLOW
     return Operation(
-        kind=kind,
-        name=name,
-        stage=stage,
-        agent=agent,
-        conversation_id=conversation_id,
-        request_id=request_id,
-        metadata=metadata,
-        attributes=attributes,
-        parent_kind=parent_kind,
-        resumes=resumes,
-        attempt_of=attempt_of,
+        kind=kind, name=name, parent_kind=parent_kind, resumes=resumes, attempt_of=attempt_of, **common
     )
 
 
 def tool(
-    serialized: Serialized, tags: Tags, metadata: Metadata, name: str | None, tool_call_id: str | None
+    serialized: Serialized, _: Any, tags: Tags, metadata: Metadata, name: str | None, tool_call_id: Any
 ) -> Operation:
     """`on_tool_start`."""
-    metadata = metadata or {}
-    agent, conversation_id, request_id = _identity(metadata)
-    _, stage, attributes = _tagged(tags, metadata)
-    attributes[semconv.GEN_AI_TOOL_TYPE] = "function"
+    attributes = {semconv.GEN_AI_TOOL_TYPE: "function"}
     if isinstance(tool_call_id, str):
         attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool_call_id
     return Operation(
-        kind=_TOOL,
-        name=_name(serialized, name, "tool"),
-        stage=stage,
-        agent=agent,
-        conversation_id=conversation_id,
-        request_id=request_id,
-        metadata=metadata,
-        attributes=attributes,
+        kind=_TOOL, name=_name(serialized, name, "tool"), **_common(_tagged(tags), metadata or {}, attributes)
     )
 
 
-def retriever(serialized: Serialized, tags: Tags, metadata: Metadata, name: str | None) -> Operation:
+def retriever(
+    serialized: Serialized, _: Any, tags: Tags, metadata: Metadata, name: str | None, __: Any
+) -> Operation:
     """`on_retriever_start`."""
-    metadata = metadata or {}
-    agent, conversation_id, request_id = _identity(metadata)
-    _, stage, attributes = _tagged(tags, metadata)
-    source = first_text(metadata, ("ls_vector_store_provider", "ls_retriever_name"))
-    return Operation(
-        kind=_RETRIEVER,
-        name=source or _name(serialized, name, "retriever"),
-        stage=stage,
-        agent=agent,
-        conversation_id=conversation_id,
-        request_id=request_id,
-        metadata=metadata,
-        attributes=attributes,
-    )
+    store = first_text(metadata or {}, ("ls_vector_store_provider", "ls_retriever_name"))
+    name = store or _name(serialized, name, "retriever")
+    return Operation(kind=_RETRIEVER, name=name, **_common(_tagged(tags), metadata or {}, {}))
 
 
-def text_size(content: object) -> int:
-    """Characters of text in a message's content: a string, or a list of strings and text blocks."""
-    if isinstance(content, str):
-        return len(content)
-    if not isinstance(content, list):
-        return 0
-    size = 0
-    for block in content:
-        text = block.get("text") if isinstance(block, dict) else block
-        if isinstance(text, str):
-            size += len(text)
-    return size
+def rendered(messages: Sequence[Any], role: str) -> list[Mapping[str, object]]:
+    """Messages in the JSON shape of the GenAI conventions; plain texts are said by `role`."""
+    content = []
+    for message in messages:
+        kind = getattr(message, "type", role)
+        calls = getattr(message, "tool_calls", None) or ()
+        parts = [(call["id"], call["name"], call["args"]) for call in calls]
+        content.append(message_of(_ROLES.get(kind, kind), getattr(message, "content", message), parts))
+    return content
 
 
 def _name(serialized: Serialized, name: str | None, fallback: str) -> str:
     if isinstance(name, str) and name:
         return name
-    if isinstance(serialized, dict):
-        given = serialized.get("name")
-        if isinstance(given, str) and given:
-            return given
-        path = serialized.get("id")
-        if isinstance(path, list) and path and isinstance(path[-1], str):
-            return path[-1]
-    return fallback
+    if not isinstance(serialized, dict):
+        return fallback
+    path = serialized.get("id")
+    cls = path[-1] if isinstance(path, list) and path else None
+    return first_text({"name": serialized.get("name"), "class": cls}, ("name", "class")) or fallback
 
 
-def _endpoint(serialized: Serialized) -> str | None:
-    kwargs = serialized.get("kwargs") if isinstance(serialized, dict) else None
-    return first_text(kwargs, _BASE_URL_KEYS) if kwargs and isinstance(kwargs, dict) else None
+def _common(
+    tags: Mapping[str, str], metadata: Mapping[str, Any], attributes: dict[str, Any]
+) -> dict[str, Any]:
+    """What tags and metadata say of every run: its stage, if the user set one, and what it belongs to."""
+    common = from_metadata(metadata)
+    common["attributes"] = attributes
+    common["agent"] = first_text(metadata, ("lc_agent_name",))
+    if tags:
+        common["stage"] = common["stage"] or stage_of(tags.get("aiobs:stage"))
+        attempt = tags.get("retry:attempt", "")
+        if attempt.isdigit():  # of with_retry(); the first attempt has none
+            attributes[semconv.RETRY_ATTEMPT] = int(attempt)
+    return common
 
 
-def first_text(source: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """The first non-empty text under one of the keys."""
-    for key in keys:
-        value = source.get(key)
-        # In this order: metadata may hold objects whose truth value raises.
-        if value is not None and isinstance(value, str) and value:
-            return value
-    return None
-
-
-def _identity(metadata: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
-    """Agent, conversation and request that a run belongs to."""
-    if not metadata:
-        return None, None, None
-    agent, request_id = metadata.get("lc_agent_name"), metadata.get("request_id")
-    return (
-        agent if isinstance(agent, str) and agent else None,
-        first_text(metadata, _CONVERSATION_KEYS),
-        request_id if isinstance(request_id, str) and request_id else None,
-    )
-
-
-def _tagged(tags: Tags, metadata: Mapping[str, Any]) -> tuple[bool, Stage | None, dict[str, str | int]]:
-    """What the tags say: whether the run is a graph's node, its stage if the user set one, its attempt number."""
-    is_node, stage = False, _STAGES.get(str(metadata[_STAGE_KEY])) if _STAGE_KEY in metadata else None
-    attributes: dict[str, str | int] = {}
-    for tag in tags or ():
-        if type(tag) is not str:
-            continue
-        if tag.startswith(_NODE_TAG):
-            is_node = True
-        elif tag.startswith(_RETRY_TAG):
-            if tag[len(_RETRY_TAG) :].isdigit():
-                attributes[semconv.RETRY_ATTEMPT] = int(tag[len(_RETRY_TAG) :])
-        elif tag.startswith(_STAGE_TAG) and stage is None:
-            stage = _STAGES.get(tag[len(_STAGE_TAG) :])
-    return is_node, stage, attributes
+def _tagged(tags: Tags) -> Mapping[str, str]:
+    """Tags like `graph:step:3`, by what stands before the last colon."""
+    parted = [tag.rpartition(":") for tag in tags or () if type(tag) is str]
+    return {prefix: said for prefix, _, said in parted}

@@ -202,9 +202,8 @@ def rule_of(cls: type, name: str) -> Rule | None:
     methods = next((found for base, found in _RULES.items() if base in bases), {})
     for names, rule in methods.items():
         if method in names.split() or method.removeprefix("a") in names.split():
-            if rule is _POSTPROCESSOR and "rerank" in cls.__name__.lower():
-                rule = _RERANKER
-            return _named(rule, cls.__name__, _provider(cls))
+            is_reranker = rule is _POSTPROCESSOR and "rerank" in cls.__name__.lower()
+            return _named(_RERANKER if is_reranker else rule, cls.__name__, _provider(cls))
     return None
 
 

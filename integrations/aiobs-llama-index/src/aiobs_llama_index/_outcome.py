@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from aiobs_core import Outcome, RunStatus, semconv
+from aiobs_core import Outcome, semconv
 from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, message_of, text_size
 from aiobs_core.providers import finish_reason, response_id, response_model, usage_in, usage_of
 

@@ -27,6 +27,8 @@ HANDED_OFF: Final = Outcome(status=RunStatus.SUCCESS, events=(semconv.EVENT_HAND
 """Control went to another agent or graph."""
 
 _STAGES: Final = {stage.value: stage for stage in Stage}
+_CONVERSATION_KEYS: Final = ("thread_id", "session_id", "conversation_id")
+_REQUEST_KEYS: Final = ("request_id",)
 
 
 # --- reading, in the worker -----------------------------------------------------------------------------------------
@@ -45,6 +47,16 @@ def first_text(source: Mapping[str, object], keys: Sequence[str]) -> str | None:
 def stage_of(name: object) -> Stage | None:
     """The stage of that name, which a user gave by tag or metadata; None for any other."""
     return _STAGES.get(name) if isinstance(name, str) else None
+
+
+def from_metadata(metadata: Mapping[str, object]) -> dict[str, Any]:
+    """The arguments of `Operation` that an application's metadata or tags give: what the run belongs to, and its stage."""
+    return {
+        "stage": stage_of(metadata.get("aiobs_stage")),
+        "conversation_id": first_text(metadata, _CONVERSATION_KEYS),
+        "request_id": first_text(metadata, _REQUEST_KEYS),
+        "metadata": metadata,
+    }
 
 
 def text_size(content: object) -> int:

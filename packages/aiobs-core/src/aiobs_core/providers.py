@@ -7,8 +7,10 @@ the worker. Names: https://github.com/open-telemetry/semantic-conventions-genai 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from aiobs_core._operation import Usage
 from aiobs_core.adapter import first_text
@@ -80,79 +82,95 @@ _RESPONSE_MODEL_KEYS: Final = ("model_name", "model", "model_id", "model_version
 _RESPONSE_ID_KEYS: Final = ("id", "response_id")
 _USAGE_KEYS: Final = ("usage", "usage_metadata", "token_usage", "meta", "usageMetadata")
 _MAPPINGS: Final = (dict, Mapping)  # the abstract class alone takes ten times as long to ask
-_Paths = tuple[tuple[str, ...], ...]
-
-
-def _paths(*dotted: str) -> _Paths:
-    return tuple(tuple(path.split(".")) for path in dotted)
+_Fields = Mapping[str, str]
+"""A provider's name of a count → field of `Usage`; of several names for a field the first with a count is taken."""
 
 
 class _Shape(NamedTuple):
-    """Where a family of providers reports its counts; of several places the first with a count is taken.
+    """Where a family of providers reports its counts.
 
-    All that stands under `more_input` and `more_output` is missing from the provider's totals and is added to them: the
-    GenAI conventions count cache reads and writes as input, and reasoning as output.
+    `details` are objects inside the report. What stands under `more_input` and `more_output` is missing from the
+    provider's totals and is added to them: the GenAI conventions count cache reads and writes as input, and reasoning as
+    output.
     """
 
-    input: _Paths
-    output: _Paths
-    cache_read: _Paths = ()
-    cache_write: _Paths = ()
-    reasoning: _Paths = ()
-    audio_input: _Paths = ()
-    audio_output: _Paths = ()
-    more_input: _Paths = ()
-    more_output: _Paths = ()
+    input: str
+    output: str
+    details: Mapping[str, _Fields] = MappingProxyType({})
+    counts: _Fields = MappingProxyType({})
+    more_input: Sequence[str] = ()
+    more_output: Sequence[str] = ()
 
 
+_ANTHROPIC_CACHE: Final = {
+    "cache_read_input_tokens": "cache_read_tokens",
+    "cache_creation_input_tokens": "cache_write_tokens",
+}
 _SHAPES: Final = (
     # OpenAI's chat completions and whoever speaks them: https://platform.openai.com/docs/api-reference/chat/object
     # `prompt_cache_hit_tokens` is DeepSeek's; gateways add Anthropic's two names, as parts of `prompt_tokens`.
     _Shape(
-        input=_paths("prompt_tokens"),
-        output=_paths("completion_tokens"),
-        cache_read=_paths(
-            "prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"
-        ),
-        cache_write=_paths("prompt_tokens_details.cache_write_tokens", "cache_creation_input_tokens"),
-        reasoning=_paths("completion_tokens_details.reasoning_tokens"),
-        audio_input=_paths("prompt_tokens_details.audio_tokens"),
-        audio_output=_paths("completion_tokens_details.audio_tokens"),
+        input="prompt_tokens",
+        output="completion_tokens",
+        details={
+            "prompt_tokens_details": {
+                "cached_tokens": "cache_read_tokens",
+                "cache_write_tokens": "cache_write_tokens",
+                "audio_tokens": "audio_input_tokens",
+            },
+            "completion_tokens_details": {
+                "reasoning_tokens": "reasoning_tokens",
+                "audio_tokens": "audio_output_tokens",
+            },
+        },
+        counts={"prompt_cache_hit_tokens": "cache_read_tokens", **_ANTHROPIC_CACHE},
     ),
-    # OpenAI's responses (https://platform.openai.com/docs/api-reference/responses/object), what frameworks make of all
-    # providers' counts (`…_token_details`), and Anthropic, whose input excludes the cache:
+    # What frameworks make of all providers' counts (`…_token_details`), OpenAI's responses
+    # (https://platform.openai.com/docs/api-reference/responses/object), and Anthropic, whose input excludes the cache:
     # https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching#tracking-cache-performance
     _Shape(
-        input=_paths("input_tokens"),
-        output=_paths("output_tokens"),
-        cache_read=_paths(
-            "input_token_details.cache_read", "input_tokens_details.cached_tokens", "cache_read_input_tokens"
-        ),
-        cache_write=_paths("input_token_details.cache_creation", "cache_creation_input_tokens"),
-        reasoning=_paths("output_token_details.reasoning", "output_tokens_details.reasoning_tokens"),
-        audio_input=_paths("input_token_details.audio"),
-        audio_output=_paths("output_token_details.audio"),
-        more_input=_paths("cache_read_input_tokens", "cache_creation_input_tokens"),
+        input="input_tokens",
+        output="output_tokens",
+        details={
+            "input_token_details": {
+                "cache_read": "cache_read_tokens",
+                "cache_creation": "cache_write_tokens",
+                "audio": "audio_input_tokens",
+            },
+            "output_token_details": {"reasoning": "reasoning_tokens", "audio": "audio_output_tokens"},
+            "input_tokens_details": {"cached_tokens": "cache_read_tokens"},
+            "output_tokens_details": {"reasoning_tokens": "reasoning_tokens"},
+        },
+        counts=_ANTHROPIC_CACHE,
+        more_input=tuple(_ANTHROPIC_CACHE),
     ),
-    # Gemini: https://ai.google.dev/api/generate-content#UsageMetadata
+    # Gemini, from its SDK and over REST: https://ai.google.dev/api/generate-content#UsageMetadata
     _Shape(
-        input=_paths("prompt_token_count", "promptTokenCount"),
-        output=_paths("candidates_token_count", "candidatesTokenCount"),
-        cache_read=_paths("cached_content_token_count", "cachedContentTokenCount"),
-        reasoning=_paths("thoughts_token_count", "thoughtsTokenCount"),
-        more_input=_paths("tool_use_prompt_token_count", "toolUsePromptTokenCount"),
-        more_output=_paths("thoughts_token_count", "thoughtsTokenCount"),
+        input="prompt_token_count",
+        output="candidates_token_count",
+        counts={
+            "cached_content_token_count": "cache_read_tokens",
+            "thoughts_token_count": "reasoning_tokens",
+        },
+        more_input=("tool_use_prompt_token_count",),
+        more_output=("thoughts_token_count",),
+    ),
+    _Shape(
+        input="promptTokenCount",
+        output="candidatesTokenCount",
+        counts={"cachedContentTokenCount": "cache_read_tokens", "thoughtsTokenCount": "reasoning_tokens"},
+        more_input=("toolUsePromptTokenCount",),
+        more_output=("thoughtsTokenCount",),
     ),
     # Bedrock: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html
     _Shape(
-        input=_paths("inputTokens"),
-        output=_paths("outputTokens"),
-        cache_read=_paths("cacheReadInputTokens"),
-        cache_write=_paths("cacheWriteInputTokens"),
-        more_input=_paths("cacheReadInputTokens", "cacheWriteInputTokens"),
+        input="inputTokens",
+        output="outputTokens",
+        counts={"cacheReadInputTokens": "cache_read_tokens", "cacheWriteInputTokens": "cache_write_tokens"},
+        more_input=("cacheReadInputTokens", "cacheWriteInputTokens"),
     ),
     # Ollama: https://github.com/ollama/ollama/blob/main/docs/api.md#generate-a-chat-completion
-    _Shape(input=_paths("prompt_eval_count"), output=_paths("eval_count")),
+    _Shape(input="prompt_eval_count", output="eval_count"),
 )
 # Cohere reports what was billed and what was used (https://docs.cohere.com/reference/chat); the conventions want what was
 # billed where both are known.
@@ -241,35 +259,31 @@ def _text(sources: Sequence[Mapping[str, object] | None], keys: Sequence[str]) -
 
 
 def _in_known_shape(reported: object) -> Usage | None:
+    read = _reader(reported)
     for shape in _SHAPES:
-        input_tokens, output_tokens = _first(reported, shape.input), _first(reported, shape.output)
+        input_tokens, output_tokens = _count(read(shape.input)), _count(read(shape.output))
         if input_tokens is None and output_tokens is None:
             continue
-        return Usage(
-            input_tokens=_with(input_tokens, reported, shape.more_input),
-            output_tokens=_with(output_tokens, reported, shape.more_output),
-            cache_read_tokens=_first(reported, shape.cache_read),
-            cache_write_tokens=_first(reported, shape.cache_write),
-            reasoning_tokens=_first(reported, shape.reasoning),
-            audio_input_tokens=_first(reported, shape.audio_input),
-            audio_output_tokens=_first(reported, shape.audio_output),
-        )
+        found: dict[str, Any] = {}
+        for name, fields in shape.details.items():
+            inner = read(name)
+            if inner is not None:
+                _collect(_reader(inner), fields, found)
+        _collect(read, shape.counts, found)
+        if input_tokens is not None:
+            for name in shape.more_input:
+                input_tokens += _count(read(name)) or 0
+        if output_tokens is not None:
+            for name in shape.more_output:
+                output_tokens += _count(read(name)) or 0
+        return Usage(input_tokens=input_tokens, output_tokens=output_tokens, **found)
     return None
 
 
-def _with(total: int | None, reported: object, more: _Paths) -> int | None:
-    return None if total is None else total + sum(_first(reported, (path,)) or 0 for path in more)
-
-
-def _first(reported: object, paths: _Paths) -> int | None:
-    for path in paths:
-        value = reported
-        for key in path:
-            value = _read(value, key)
-        count = _count(value)
-        if count is not None:
-            return count
-    return None
+def _collect(read: Callable[[str], object], fields: _Fields, found: dict[str, Any]) -> None:
+    for name, field in fields.items():
+        if field not in found and (count := _count(read(name))) is not None:
+            found[field] = count
 
 
 def _count(value: object) -> int | None:
@@ -278,9 +292,11 @@ def _count(value: object) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
+def _reader(source: object) -> Callable[[str], object]:
+    return source.get if type(source) is dict else partial(_read, source)
+
+
 def _read(source: object, key: str) -> object:
-    if source is None:
-        return None
     try:
         return source.get(key) if isinstance(source, _MAPPINGS) else getattr(source, key, None)
     except Exception:  # noqa: BLE001 (a foreign object's attributes may raise anything: nothing is reported there)

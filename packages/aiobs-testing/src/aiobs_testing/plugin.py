@@ -1,4 +1,4 @@
-"""The pytest plugin: registers the fixture `telemetry`. Imports nothing of aiobs until a test asks for it."""
+"""The pytest plugin: registers the fixture `telemetry`; the suite and what captures are imported when a test asks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 
 if TYPE_CHECKING:
     from aiobs_testing.capture import Telemetry
+
+# For editable installs; of others pytest knows the files.
+pytest.register_assert_rewrite("aiobs_testing.capture", "aiobs_testing.conformance")
 
 
 @pytest.fixture
