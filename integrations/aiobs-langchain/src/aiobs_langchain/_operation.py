@@ -81,11 +81,11 @@ def chain(  # noqa: PLR0917
         is_agent = integration == _AGENT_INTEGRATION or (integration is None and name == "model")
         parent_kind = _AGENT if is_agent else _WORKFLOW
         attempt_of = first_text(metadata, ("langgraph_checkpoint_ns",))
-        common["stage"] = common["stage"] or _NODE_STAGES.get(name.rpartition(".")[2])
+        common.setdefault("stage", _NODE_STAGES.get(name.rpartition(".")[2]))
         common["attributes"][semconv.GRAPH_NODE] = first_text(metadata, ("langgraph_node",)) or name
         if isinstance(step := metadata.get("langgraph_step"), int):
             common["attributes"][semconv.GRAPH_STEP] = step
-    elif name == common["agent"] or (integration == _AGENT_INTEGRATION and not is_inside):
+    elif name == common.get("agent") or (integration == _AGENT_INTEGRATION and not is_inside):
         kind = _AGENT
     elif integration == "langgraph" and not is_inside:
         kind = _WORKFLOW
@@ -142,16 +142,23 @@ def _common(
     """What tags and metadata say of every run: its stage, if the user set one, and what it belongs to."""
     common = from_metadata(metadata)
     common["attributes"] = attributes
-    common["agent"] = first_text(metadata, ("lc_agent_name",))
+    if metadata:
+        common["agent"] = first_text(metadata, ("lc_agent_name",))
     if tags:
-        common["stage"] = common["stage"] or stage_of(tags.get("aiobs:stage"))
-        attempt = tags.get("retry:attempt", "")
-        if attempt.isdigit():  # of with_retry(); the first attempt has none
+        if "aiobs:stage" in tags:
+            common.setdefault("stage", stage_of(tags["aiobs:stage"]))
+        if (
+            attempt := tags.get("retry:attempt", "")
+        ).isdigit():  # of with_retry(); the first attempt has none
             attributes[semconv.RETRY_ATTEMPT] = int(attempt)
     return common
 
 
-def _tagged(tags: Tags) -> Mapping[str, str]:
+def _tagged(tags: Tags) -> dict[str, str]:
     """Tags like `graph:step:3`, by what stands before the last colon."""
-    parted = [tag.rpartition(":") for tag in tags or () if type(tag) is str]
-    return {prefix: said for prefix, _, said in parted}
+    found = {}
+    for tag in tags or ():
+        if type(tag) is str:
+            prefix, _, said = tag.rpartition(":")
+            found[prefix] = said
+    return found

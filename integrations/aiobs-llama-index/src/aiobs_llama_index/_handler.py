@@ -9,32 +9,28 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping
-from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final
 from weakref import finalize
 
 from llama_index.core.callbacks import CBEventType
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
-from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # re-exported
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 
-from aiobs_core import Kind, Recorder, RunStatus, get_recorder
+from aiobs_core import Recorder, get_recorder
 from aiobs_core.adapter import SharedHandler, report_overlap
 from aiobs_llama_index import _outcome as outcome
-from aiobs_llama_index._operation import rule_of
+from aiobs_llama_index._rules import rule_of
 
-SCOPE: Final = "aiobs.llama_index"
+_SCOPE: Final = "aiobs.llama_index"
 _UUID: Final = 37  # ids are "Class.method-" and a UUID
 _INSTRUMENTORS: Final = {
     "openinference.instrumentation.llama_index": "OpenInference's LlamaIndexInstrumentor",
     "opentelemetry.instrumentation.llamaindex": "OpenLLMetry's LlamaIndexInstrumentor",
     "opentelemetry.instrumentation.genai.llama_index": "OpenTelemetry's LlamaIndexInstrumentor",
 }
-_IGNORED: Final = list(CBEventType)
-_MODEL: Final = Kind.MODEL
-_GENERATORS: Final = (GeneratorType, AsyncGeneratorType)
-_LAZY: Final = ("StreamingResponse", "AsyncStreamingResponse")  # the model is asked when they are read
+_ALL_EVENTS: Final = list(CBEventType)
 
 
 class AiObsCallbackHandler(SharedHandler, BaseCallbackHandler):
@@ -51,40 +47,29 @@ class AiObsCallbackHandler(SharedHandler, BaseCallbackHandler):
     """
 
     def __init__(self) -> None:
-        super().__init__(event_starts_to_ignore=_IGNORED, event_ends_to_ignore=_IGNORED)
+        super().__init__(event_starts_to_ignore=_ALL_EVENTS, event_ends_to_ignore=_ALL_EVENTS)
         self._finalizer = finalize(self, _stop_observing, id(self))
         self._finalizer.atexit = False
-        _start_observing(id(self))
+        _observers.add(id(self))
+        _register()
         report_overlap("LlamaIndex", _INSTRUMENTORS)
 
     def close(self) -> None:
-        """Stop observing, unless another handler or the instrumentor still does."""
+        """Stop observing, unless another handler or the instrumentor still does; what runs now is recorded to its end."""
         self._finalizer()
 
-    def on_event_start(
-        self, event_type: CBEventType, payload: Any = None, event_id: str = "", parent_id: str = "", **_: Any
-    ) -> str:
-        return event_id
+    def _legacy(self, *_: Any, event_id: str = "", **__: Any) -> Any:
+        return event_id  # the dispatcher tells more
 
-    def on_event_end(
-        self, event_type: CBEventType, payload: Any = None, event_id: str = "", **_: Any
-    ) -> None:
-        """Nothing: the dispatcher tells more."""
-
-    def start_trace(self, trace_id: str | None = None) -> None:
-        """Nothing, as above."""
-
-    def end_trace(self, trace_id: str | None = None, trace_map: Any = None) -> None:
-        """Nothing, as above."""
+    on_event_start = on_event_end = start_trace = end_trace = _legacy
 
 
 class _Spans(BaseSpanHandler[Any]):
     """Told by the dispatcher of each call of an instrumented method, in the caller's thread and context."""
 
-    @classmethod
-    def class_name(cls) -> str:
-        return "AiObsSpanHandler"
-
+    # Names every argument that LlamaIndex passes: Python compares one that falls into `**_` with each of the others.
+    # The parent's id is not used: LlamaIndex knows nothing of other frameworks' runs in between, and its own parent is
+    # the run that is current in this context.
     def span_enter(
         self,
         id_: str,
@@ -94,14 +79,12 @@ class _Spans(BaseSpanHandler[Any]):
         tags: Any = None,
         **_: Any,
     ) -> None:
-        # The parent's id is not used: LlamaIndex knows nothing of other frameworks' runs in between, and its own
-        # parent is the run that is current in this context.
-        rule = rule_of(type(instance), id_[:-_UUID])
-        if rule is not None:
+        rule = rule_of(type(instance), id_[:-_UUID])  # type: ignore[arg-type]  # classes are hashable
+        if rule is not None and _observers:
             get_recorder().start(
                 id_,
                 rule.asked(instance, bound_args.arguments, tags),
-                scope=SCOPE,
+                scope=_SCOPE,
                 plumbing=rule.is_plumbing,
                 subject=instance if rule.is_atomic else None,
             )
@@ -109,26 +92,20 @@ class _Spans(BaseSpanHandler[Any]):
     def span_exit(
         self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **_: Any
     ) -> None:
-        rule = rule_of(type(instance), id_[:-_UUID])
+        rule = rule_of(type(instance), id_[:-_UUID])  # type: ignore[arg-type]  # as above
         if rule is None:
             return
-        recorder, sort = get_recorder(), type(result)
-        if sort in _GENERATORS and rule.operation.kind is _MODEL:
-            # LlamaIndex's decorators tell of the end; of a class without them, nothing but the collection does.
-            told = result.__name__ == "wrapped_gen"
-            recorder.hand_over(id_, result, collected=RunStatus.ABANDONED if told else RunStatus.SUCCESS)
-        elif sort.__name__ in _LAZY:
-            result.response_gen = recorder.follow(id_, result.response_gen)
-        elif sort.__name__ == "StreamingAgentChatResponse":
-            recorder.hand_over(id_, result)  # its writer, which has a run of its own, ends it
-        else:
+        recorder = get_recorder()
+        if rule.goes_on is None or not rule.goes_on(recorder, id_, result):
             span = recorder.find(id_) if rule.ends_parent else None
             recorder.end(id_, None if rule.outcome is None else rule.outcome(result))
             if span is not None and span.parent is not None:
                 recorder.end(span.parent.key)
+        _unregister()
 
     def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **_: Any) -> None:
         get_recorder().fail(id_, err, outcome.of_error(err))
+        _unregister()
 
     def new_span(self, *_: Any, **__: Any) -> None:
         """Nothing: the base class would keep the spans for ever."""
@@ -138,10 +115,6 @@ class _Spans(BaseSpanHandler[Any]):
 
 class _Events(BaseEventHandler):
     """Told by the dispatcher of events; those of streams come after their span's exit and carry its id."""
-
-    @classmethod
-    def class_name(cls) -> str:
-        return "AiObsEventHandler"
 
     def handle(self, event: Any, **_: Any) -> None:
         act = _ACTIONS.get(type(event).__name__)
@@ -155,18 +128,6 @@ def _on_chunk(recorder: Recorder, event: Any) -> None:
         recorder.chunk(event.span_id)
 
 
-def _on_end(recorder: Recorder, event: Any) -> None:
-    recorder.end(event.span_id, outcome.of_model(event.response))
-
-
-def _on_exception(recorder: Recorder, event: Any) -> None:
-    recorder.fail(event.span_id, event.exception)
-
-
-def _on_cancelled(recorder: Recorder, event: Any) -> None:
-    recorder.fail(event.span_id, CancelledError())
-
-
 def _on_chat_error(recorder: Recorder, event: Any) -> None:
     """The writer of a streaming chat engine swallows the error; who reads the stream gets it."""
     writer = recorder.find(event.span_id)
@@ -175,13 +136,17 @@ def _on_chat_error(recorder: Recorder, event: Any) -> None:
         recorder.fail(writer.parent.key, event.exception)
 
 
+def _on_end(recorder: Recorder, event: Any) -> None:
+    recorder.end(event.span_id, outcome.of_model(event.response))
+
+
 _ACTIONS: Final[Mapping[str, Callable[[Recorder, Any], None]]] = {
     "LLMChatInProgressEvent": _on_chunk,
     "LLMCompletionInProgressEvent": _on_chunk,
     "LLMChatEndEvent": _on_end,
     "LLMCompletionEndEvent": _on_end,
-    "ExceptionEvent": _on_exception,
-    "SpanCancelledEvent": _on_cancelled,
+    "ExceptionEvent": lambda recorder, event: recorder.fail(event.span_id, event.exception),
+    "SpanCancelledEvent": lambda recorder, event: recorder.fail(event.span_id, CancelledError()),
     "StreamChatErrorEvent": _on_chat_error,
 }
 _SPANS: Final = _Spans()
@@ -189,17 +154,26 @@ _EVENTS: Final = _Events()
 _observers: Final[set[int]] = set()
 
 
-def _start_observing(observer: int) -> None:
-    _observers.add(observer)
+def _register() -> None:
     root = get_dispatcher()
     if not any(handler is _SPANS for handler in root.span_handlers):
-        root.add_span_handler(_SPANS)
-        root.add_event_handler(_EVENTS)
+        root.span_handlers = [
+            *root.span_handlers,
+            _SPANS,
+        ]  # new lists: another thread may be walking the old ones
+        root.event_handlers = [*root.event_handlers, _EVENTS]
 
 
 def _stop_observing(observer: int) -> None:
     _observers.discard(observer)
-    root = get_dispatcher()
-    if not _observers:  # new lists: another thread may be walking the old ones
+    _unregister()
+
+
+def _unregister() -> None:
+    """Leave the dispatcher once nobody observes and nothing of what was observed is open."""
+    if not _observers and not get_recorder().is_busy(_SCOPE):
+        root = get_dispatcher()
         root.span_handlers = [handler for handler in root.span_handlers if handler is not _SPANS]
         root.event_handlers = [handler for handler in root.event_handlers if handler is not _EVENTS]
+        if _observers:  # another thread made a handler in the meantime
+            _register()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final
 
-from aiobs_core import Outcome, semconv
+from aiobs_core import Outcome, Recorder, RunStatus, semconv
 from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, message_of, text_size
-from aiobs_core.providers import finish_reason, response_id, response_model, usage_in, usage_of
+from aiobs_core.providers import fields_of, finish_reason, response_id, response_model, usage_in, usage_of
 
 _RESPONSES: Final = ("ChatResponse", "CompletionResponse")
+_STREAMS: Final = ("StreamingResponse", "AsyncStreamingResponse")  # the model is asked when they are read
 
 
 # --- in the application's thread: what the worker will need -------------------------------------------------------------
@@ -21,10 +23,9 @@ def of_model(response: Any) -> Any:
     return partial(_model, response) if type(response).__name__ in _RESPONSES else None
 
 
-def vectors(result: Any) -> Outcome | None:
+def of_embedding(result: Any) -> Outcome | None:
     """Dimensions of one vector or of a list of them."""
-    first = result[0] if isinstance(result, list) and result else None
-    vector = first if isinstance(first, list) else result
+    vector = result[0] if isinstance(result, list) and result and isinstance(result[0], list) else result
     return (
         Outcome(attributes={semconv.EMBEDDING_DIMENSION_COUNT: len(vector)})
         if isinstance(vector, list)
@@ -32,23 +33,14 @@ def vectors(result: Any) -> Outcome | None:
     )
 
 
-def documents(result: Any) -> Outcome | None:
-    """How many nodes came back."""
-    return Outcome(attributes={semconv.DOCUMENT_COUNT: len(result)}) if isinstance(result, list) else None
-
-
-def tool(result: Any) -> Outcome | None:
+def of_tool(result: Any) -> Outcome | None:
     """A tool's error that it returned, and the tool with which agents hand over to each other."""
     if getattr(result, "is_error", False) is True:
         return TOOL_RETURNED_ERROR
     given = getattr(result, "raw_input", None)
-    if (
-        getattr(result, "tool_name", None) == "handoff"
-        and isinstance(given, dict)
-        and "to_agent" in given.get("kwargs", ())
-    ):
-        return HANDED_OFF
-    return None
+    if getattr(result, "tool_name", None) != "handoff" or not isinstance(given, dict):
+        return None
+    return HANDED_OFF if "to_agent" in given.get("kwargs", ()) else None
 
 
 def of_error(error: BaseException) -> Outcome | None:
@@ -62,35 +54,52 @@ def calls_a_tool(response: Any) -> bool:
     return said is not None and bool(_tool_calls(said))
 
 
+# --- runs that go on in what they return: True if this one does ---------------------------------------------------------
+
+
+def model_stream(recorder: Recorder, key: str, result: Any) -> bool:
+    """A model's chunks, of whose end LlamaIndex's decorators tell; of a class without them, only their collection does."""
+    if type(result) is not GeneratorType and type(result) is not AsyncGeneratorType:
+        return False
+    is_told = result.__name__ == "wrapped_gen"
+    recorder.hand_over(key, result, collected=RunStatus.ABANDONED if is_told else RunStatus.SUCCESS)
+    return True
+
+
+def answer_stream(recorder: Recorder, key: str, result: Any) -> bool:
+    """The answer of a query or chat engine; the latter's is filled by a writer, a run of its own that ends it."""
+    name = type(result).__name__
+    if name in _STREAMS:
+        result.response_gen = recorder.follow(key, result.response_gen)
+    elif name == "StreamingAgentChatResponse":
+        recorder.hand_over(key, result)
+    else:
+        return False
+    return True
+
+
 # --- in the worker ------------------------------------------------------------------------------------------------------
 
 
 def _model(response: Any) -> Outcome:
-    said = getattr(response, "message", None)
-    raw = response.raw
+    said, raw, more = getattr(response, "message", None), response.raw, response.additional_kwargs
     calls = _tool_calls(said) if said is not None else ()
-    size = text_size(said.blocks if said is not None else response.text)
-    attributes = {semconv.OUTPUT_SIZE_CHARS: size}
+    attributes = {semconv.OUTPUT_SIZE_CHARS: text_size(response.text if said is None else said.blocks)}
     if calls:
         attributes[semconv.OUTPUT_TOOL_CALL_COUNT] = len(calls)
-    fields = raw if isinstance(raw, Mapping) else getattr(raw, "__dict__", {})
+    fields = fields_of(raw)
+    choices = fields.get("choices")
+    choices = [fields_of(choice) for choice in choices] if isinstance(choices, (list, tuple)) else ()
     return Outcome(
-        usage=usage_in(raw) or usage_of(response.additional_kwargs),
+        usage=usage_in(fields) or usage_of(more),
         model=response_model(fields),
         response_id=response_id(fields),
-        finish_reasons=_finish_reasons(fields, response),
+        finish_reasons=tuple(
+            reason for source in choices or (fields, more) if (reason := finish_reason(source))
+        ),
         attributes=attributes,
-        content=partial(messages, (said if said is not None else response.text,)),
+        content=partial(messages, (response.text if said is None else said,)),
     )
-
-
-def _finish_reasons(fields: Mapping[str, Any], response: Any) -> tuple[str, ...]:
-    choices = fields.get("choices")
-    sources = [
-        choice if isinstance(choice, Mapping) else getattr(choice, "__dict__", {})
-        for choice in (choices if isinstance(choices, (list, tuple)) else ())
-    ] or [fields, response.additional_kwargs]
-    return tuple(reason for source in sources if (reason := finish_reason(source)))
 
 
 def _tool_calls(said: Any) -> Sequence[Any]:
@@ -103,17 +112,10 @@ def messages(given: Sequence[Any]) -> list[Mapping[str, object]]:
     return [
         message_of("user", each)
         if isinstance(each, str)
-        else message_of(each.role.value, each.blocks, _calls(each))
+        else message_of(each.role.value, each.blocks, map(_call, _tool_calls(each)))
         for each in given
     ]
 
 
-def _calls(said: Any) -> list[tuple[object, object, object]]:
-    return [
-        (
-            getattr(call, "tool_call_id", None),
-            getattr(call, "tool_name", None),
-            getattr(call, "tool_kwargs", None),
-        )
-        for call in _tool_calls(said)
-    ]
+def _call(call: Any) -> tuple[object, object, object]:
+    return tuple(getattr(call, name, None) for name in ("tool_call_id", "tool_name", "tool_kwargs"))  # type: ignore[return-value]  # three

@@ -8,13 +8,11 @@ started the run.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import weakref
 from asyncio import Task, current_task
-from asyncio import (
-    _get_running_loop as running_loop,
-)  # returns None where get_running_loop() raises, at 1/10 the cost
 from types import FrameType
 from typing import Any, Final
 
@@ -22,6 +20,7 @@ from opentelemetry.trace import Span, SpanContext
 
 from aiobs_core._span import AgentSpan
 
+running_loop: Final = asyncio._get_running_loop  # noqa: SLF001 (get_running_loop() raises where there is none: slow)
 _OPAQUE: Final = ("async_generator_asend", "async_generator_athrow", "anext_awaitable")
 
 

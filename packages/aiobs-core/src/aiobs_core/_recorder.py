@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import atexit
 import threading
-from asyncio import (
-    _get_running_loop as running_loop,
-)  # returns None where get_running_loop() raises, at 1/10 the cost
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +23,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from aiobs_core._context import RUN_KEY, SPAN_KEY, SUPPRESS_KEY, context_with, request_attributes
 from aiobs_core._health import Health
-from aiobs_core._inside import foreign_parent, innermost, is_inside, note_place
+from aiobs_core._inside import foreign_parent, innermost, is_inside, note_place, running_loop
 from aiobs_core._open_run import OpenRuns, TransparentRun, http_status, pauses
 from aiobs_core._operation import Operation, RunStatus
 from aiobs_core._pipeline import Pipeline
@@ -238,6 +235,10 @@ class Recorder:
     def open_runs(self) -> int:
         """Runs that have started and not ended."""
         return len(self._runs)
+
+    def is_busy(self, scope: str) -> bool:
+        """Whether a run of this instrumentation scope is open."""
+        return any(getattr(run, "scope", None) == scope for run in list(self._runs.values()))
 
     @property
     def settings(self) -> Settings:

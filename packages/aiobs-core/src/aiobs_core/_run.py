@@ -99,7 +99,8 @@ class Reader:
         run = Run(span, operation, self._outcome(span))
         parent = self._recorded_parent(span)
         if run.agent is None and parent is not None:
-            run.agent = self._agent_around(parent)
+            inside = parent.agent_inside
+            run.agent = inside if inside != "" else self._agent_inside(parent)
         run.parent = span.parent_context or (parent.own_context() if parent is not None else None)
         self._settle_status(run)
         if run.status is _SUCCESS and span.error_below is not None:
@@ -167,17 +168,23 @@ class Reader:
         except Exception as error:  # noqa: BLE001 (foreign messages may raise anything; marked, counted, warned)
             self._broken("content", run.span, error)
 
-    def _agent_around(self, span: AgentSpan | None) -> str | None:
-        """The agent that a run inside `span` belongs to, where its own framework does not say."""
-        while span is not None:
-            operation = self._operation(span)
+    def _agent_inside(self, span: AgentSpan) -> str | None:
+        """The agent that the runs inside `span` belong to, where their own framework does not say."""
+        asked: list[AgentSpan] = []
+        above: AgentSpan | None = span
+        agent: str | None = None
+        while above is not None and agent is None:
+            if (known := above.agent_inside) != "":
+                agent = known
+                break
+            asked.append(above)
+            operation = self._operation(above)
             if operation is not None:
-                if operation.kind is _AGENT:
-                    return operation.name
-                if operation.agent is not None:
-                    return operation.agent
-            span = span.parent
-        return None
+                agent = operation.name if operation.kind is _AGENT else operation.agent
+            above = above.parent
+        for each in asked:
+            each.agent_inside = agent
+        return agent
 
     def _settle_status(self, run: Run) -> None:
         span, outcome = run.span, run.outcome

@@ -90,6 +90,7 @@ class AgentSpan(Span):
     __slots__ = (
         "_context",
         "adopts",
+        "agent_inside",
         "attributes",
         "attempts",
         "chunk_count",
@@ -173,6 +174,9 @@ class AgentSpan(Span):
         self.interrupted_below = False
         self.error_below: str | None = None
         self.attempts: dict[Hashable, int] | None = None
+        self.agent_inside: str | None = (
+            ""  # of the runs inside, where their framework does not say; empty: not asked
+        )
         self._context: SpanContext | None = None
 
     # --- the record ----------------------------------------------------------------------------------------

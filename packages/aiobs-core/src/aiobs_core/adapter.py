@@ -7,7 +7,7 @@ have to do whatever the framework.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -36,10 +36,12 @@ _REQUEST_KEYS: Final = ("request_id",)
 
 def first_text(source: Mapping[str, object], keys: Sequence[str]) -> str | None:
     """The first non-empty text under one of the keys."""
-    for key in keys:
-        value = source.get(key)
+    for key in filter(
+        source.__contains__, keys
+    ):  # nearly all are missing: these cost no step of the interpreter
+        value = source[key]
         # In this order: what an application puts there may have a truth value that raises.
-        if value is not None and isinstance(value, str) and value:
+        if isinstance(value, str) and value:
             return value
     return None
 
@@ -51,17 +53,18 @@ def stage_of(name: object) -> Stage | None:
 
 def from_metadata(metadata: Mapping[str, object]) -> dict[str, Any]:
     """The arguments of `Operation` that an application's metadata or tags give: what the run belongs to, and its stage."""
-    return {
-        "stage": stage_of(metadata.get("aiobs_stage")),
-        "conversation_id": first_text(metadata, _CONVERSATION_KEYS),
-        "request_id": first_text(metadata, _REQUEST_KEYS),
-        "metadata": metadata,
-    }
+    given: dict[str, Any] = {"metadata": metadata}
+    if metadata:
+        given["conversation_id"] = first_text(metadata, _CONVERSATION_KEYS)
+        given["request_id"] = first_text(metadata, _REQUEST_KEYS)
+        if (stage := stage_of(metadata.get("aiobs_stage"))) is not None:
+            given["stage"] = stage
+    return given
 
 
 def text_size(content: object) -> int:
     """Characters of text in a message's content: a string, or a list of strings and text blocks."""
-    return len(content) if isinstance(content, str) else sum(map(len, _texts(content)))
+    return len(content) if type(content) is str else sum(map(len, _texts(content)))
 
 
 def message_of(
@@ -89,16 +92,19 @@ def found_documents(found: object) -> Outcome | None:
     return Outcome(attributes={semconv.DOCUMENT_COUNT: len(found)})
 
 
-def _texts(content: object) -> Iterator[str]:
+def _texts(content: object) -> list[str]:
     blocks = content if isinstance(content, (list, tuple)) else (content,)
-    for block in blocks:
-        text = block
-        if isinstance(block, dict):
-            text = block.get("text")
-        elif not isinstance(block, str):
-            text = getattr(block, "text", None)
-        if isinstance(text, str) and text:
-            yield text
+    texts = [_text(block) for block in blocks]
+    return [text for text in texts if text]
+
+
+def _text(block: object) -> str:
+    text = block
+    if isinstance(block, dict):
+        text = block.get("text")
+    elif not isinstance(block, str):
+        text = getattr(block, "text", None)
+    return text if isinstance(text, str) else ""
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------

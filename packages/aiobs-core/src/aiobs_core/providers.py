@@ -7,8 +7,7 @@ the worker. Names: https://github.com/open-telemetry/semantic-conventions-genai 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -175,6 +174,23 @@ _SHAPES: Final = (
 # Cohere reports what was billed and what was used (https://docs.cohere.com/reference/chat); the conventions want what was
 # billed where both are known.
 _NESTED_UNITS: Final = ("billed_units", "tokens")
+_READ_NAMES: Final = frozenset(
+    (
+        *_USAGE_KEYS,
+        *_FINISH_KEYS,
+        *_RESPONSE_MODEL_KEYS,
+        *_RESPONSE_ID_KEYS,
+        *_NESTED_UNITS,
+        *(
+            name
+            for shape in _SHAPES
+            for name in (shape.input, shape.output, *shape.more_input, *shape.more_output)
+        ),
+        *(name for shape in _SHAPES for name in (*shape.details, *shape.counts)),
+        *(name for shape in _SHAPES for names in shape.details.values() for name in names),
+    )
+)
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
@@ -191,10 +207,9 @@ def request_params(*sources: Mapping[str, object] | None) -> dict[str, object]:
     for source in sources:
         if source is None:
             continue
-        for name, value in source.items():
-            known = _PARAMS.get(name)
-            if known is not None and value is not None:
-                params[known] = value
+        for name in filter(_PARAMS.__contains__, source):
+            if (value := source[name]) is not None:
+                params[_PARAMS[name]] = value
     return params
 
 
@@ -220,20 +235,40 @@ def usage_of(reported: object) -> Usage | None:
     Returns:
         What is reported; fields that hold no count are None. None if there is no count at all.
     """
-    usage = _in_known_shape(reported)
+    fields = fields_of(reported)
+    usage = _in_known_shape(fields)
     for units in _NESTED_UNITS:
-        if usage is None and (nested := _read(reported, units)) is not None:
-            usage = _in_known_shape(nested)
+        if usage is None and (nested := fields.get(units)) is not None:
+            usage = _in_known_shape(fields_of(nested))
     return usage
 
 
 def usage_in(response: object) -> Usage | None:
     """Tokens, from a provider's whole response: a mapping or an object."""
-    for key in _USAGE_KEYS:
-        reported = _read(response, key)
+    fields = fields_of(response)
+    for key in filter(fields.__contains__, _USAGE_KEYS):
+        reported = fields[key]
         if reported is not None and (usage := usage_of(reported)) is not None:
             return usage
-    return usage_of(response)  # Ollama's
+    return usage_of(fields)  # Ollama's
+
+
+def fields_of(source: object) -> Mapping[str, object]:
+    """The fields of a provider's object, as a mapping; a mapping is returned as it is.
+
+    Of an object that keeps its fields elsewhere, such as a protocol buffer, only what this module reads.
+    """
+    if type(source) is dict or issubclass(type(source), Mapping):  # a foreign `__class__` may raise
+        return source  # type: ignore[return-value]  # a mapping, by its class
+    if source is None:
+        return _NOTHING
+    # Pydantic asks several places for an attribute that it does not have: one such costs more than all of this.
+    fields, undeclared = _read(source, "__dict__"), _read(source, "__pydantic_extra__")
+    if type(fields) is dict and type(undeclared) is dict and undeclared:
+        fields = {**fields, **undeclared}
+    if type(fields) is dict and not _READ_NAMES.isdisjoint(fields):
+        return fields
+    return {name: value for name in _READ_NAMES if (value := _read(source, name)) is not None}
 
 
 def finish_reason(*sources: Mapping[str, object] | None) -> str | None:
@@ -258,46 +293,42 @@ def _text(sources: Sequence[Mapping[str, object] | None], keys: Sequence[str]) -
     return None
 
 
-def _in_known_shape(reported: object) -> Usage | None:
-    read = _reader(reported)
+def _in_known_shape(fields: Mapping[str, object]) -> Usage | None:
     for shape in _SHAPES:
-        input_tokens, output_tokens = _count(read(shape.input)), _count(read(shape.output))
+        if shape.input not in fields and shape.output not in fields:
+            continue
+        input_tokens, output_tokens = _count(fields.get(shape.input)), _count(fields.get(shape.output))
         if input_tokens is None and output_tokens is None:
             continue
         found: dict[str, Any] = {}
-        for name, fields in shape.details.items():
-            inner = read(name)
-            if inner is not None:
-                _collect(_reader(inner), fields, found)
-        _collect(read, shape.counts, found)
+        for name in filter(fields.__contains__, shape.details):
+            _collect(fields_of(fields[name]), shape.details[name], found)
+        _collect(fields, shape.counts, found)
         if input_tokens is not None:
-            for name in shape.more_input:
-                input_tokens += _count(read(name)) or 0
+            for name in filter(fields.__contains__, shape.more_input):
+                input_tokens += _count(fields[name]) or 0
         if output_tokens is not None:
-            for name in shape.more_output:
-                output_tokens += _count(read(name)) or 0
+            for name in filter(fields.__contains__, shape.more_output):
+                output_tokens += _count(fields[name]) or 0
         return Usage(input_tokens=input_tokens, output_tokens=output_tokens, **found)
     return None
 
 
-def _collect(read: Callable[[str], object], fields: _Fields, found: dict[str, Any]) -> None:
-    for name, field in fields.items():
-        if field not in found and (count := _count(read(name))) is not None:
-            found[field] = count
+def _collect(source: Mapping[str, object], names: _Fields, found: dict[str, Any]) -> None:
+    for name in filter(source.__contains__, names):
+        if (count := _count(source[name])) is not None:
+            found.setdefault(names[name], count)
 
 
 def _count(value: object) -> int | None:
-    if type(value) is float and value.is_integer():  # Cohere's SDK declares its counts as floats
-        value = int(value)
-    return value if type(value) is int and value >= 0 else None
-
-
-def _reader(source: object) -> Callable[[str], object]:
-    return source.get if type(source) is dict else partial(_read, source)
+    if type(value) is int:
+        return value if value >= 0 else None
+    # Cohere's SDK declares its counts as floats.
+    return int(value) if type(value) is float and value.is_integer() and value >= 0 else None
 
 
 def _read(source: object, key: str) -> object:
     try:
-        return source.get(key) if isinstance(source, _MAPPINGS) else getattr(source, key, None)
+        return getattr(source, key, None)
     except Exception:  # noqa: BLE001 (a foreign object's attributes may raise anything: nothing is reported there)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,10 +18,8 @@ _TOOL: Final = Kind.TOOL
 
 
 def add(run: Run, attributes: dict[str, Any]) -> None:
-    """Add the `ai.agent.*` attributes of a run; unknown ones stay absent."""
+    """Add the `ai.agent.*` attributes of a run, beside those of its nature; unknown ones stay absent."""
     operation, span = run.operation, run.span
-    nature = (run.kind, run.status, run.stage, span.scope)
-    attributes.update(_of_nature.get(nature) or _add_nature(*nature))
     agent = operation.name if run.kind is _AGENT else run.agent
     if agent:
         attributes[semconv.AGENT_NAME] = agent
@@ -42,6 +41,12 @@ def add(run: Run, attributes: dict[str, Any]) -> None:
         attributes[semconv.CHUNK_COUNT] = span.chunk_count
     if span.status_code is not None:
         attributes[semconv.STATUS_CODE] = span.status_code
+
+
+def nature(run: Run) -> Mapping[str, str]:
+    """What a run is, how it ended, its stage and framework: attributes that many runs share."""
+    key = (run.kind, run.status, run.stage, run.span.scope)
+    return _of_nature.get(key) or _add_nature(*key)
 
 
 _of_nature: dict[tuple[Kind, RunStatus, Stage | None, str], dict[str, str]] = {}  # a few dozen at the most

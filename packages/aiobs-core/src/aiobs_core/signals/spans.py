@@ -87,9 +87,11 @@ class Renderer:
         attributes: dict[str, Any] = {}
         for add in self._dialects:
             add(run, attributes)
-        for given in (operation.attributes, run.outcome.attributes, without_text(span.attributes), run.extra):
-            if given:
-                attributes.update(given)
+        attributes.update(operation.attributes)
+        attributes.update(run.outcome.attributes)
+        if span.attributes:
+            attributes.update(without_text(span.attributes) or {})
+        attributes.update(run.extra)
         for key in self._metadata_keys:
             if key in operation.metadata:
                 attributes[f"{semconv.METADATA_PREFIX}.{key}"] = operation.metadata[key]
@@ -101,7 +103,7 @@ class Renderer:
             span.own_context(),
             run.parent,
             self._resource,
-            clean(attributes),
+            {**ai_agent.nature(run), **clean(attributes)},
             _events(run),
             _links(run.links) if run.links else (),
             gen_ai.span_kind(run),
@@ -194,7 +196,7 @@ def _links(links: Sequence[Link]) -> Sequence[Link]:
 # --- values that every exporter can encode ------------------------------------------------------------------------
 
 
-def clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def clean(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     """Attributes reduced to what OTLP can carry: others are left out, long or broken text is cut or mended."""
     out = dict(attributes)
     for key, value in attributes.items():  # nearly all are fine as they are: only the others are touched
