@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,12 @@ def subject(request: pytest.FixtureRequest, telemetry: Any) -> Iterator[Subject]
     made = NaiveSubject() if getattr(request, "param", "aiobs") == "naive" else AiobsSubject(telemetry)
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_is_made_in_passing() -> None:
+    """LlamaIndex's sync calls ask for the thread's event loop; Python makes the first one, and nobody closes it."""
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(autouse=True)
