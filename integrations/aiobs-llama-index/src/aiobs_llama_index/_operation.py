@@ -13,6 +13,8 @@ from aiobs_llama_index import _outcome as outcome
 
 Arguments = Mapping[str, Any]
 Tags = Mapping[str, Any] | None
+Said = dict[str, Any]
+"""What one call says: fields of `Operation`."""
 
 
 class Rule(NamedTuple):
@@ -20,7 +22,7 @@ class Rule(NamedTuple):
 
     Attributes:
         operation: What all its calls have in common.
-        read: Reads one call in the worker: (operation, instance, arguments) → operation.
+        read: Reads one call in the worker: (operation, instance, arguments) → other fields of the operation.
         outcome: Takes from a result what the worker needs.
         goes_on: Whether a result is a stream in which the run goes on; lets it go on there.
         is_plumbing: The call only moves data.
@@ -29,7 +31,7 @@ class Rule(NamedTuple):
     """
 
     operation: Operation
-    read: Callable[[Operation, Any, Arguments], Operation] | None = None
+    read: Callable[[Operation, Any, Arguments], Said] | None = None
     outcome: Callable[[Any], Any] | None = None
     goes_on: Callable[[Recorder, str, Any], bool] | None = None
     is_plumbing: bool = False
@@ -47,13 +49,13 @@ class Rule(NamedTuple):
 
 
 def _read(rule: Rule, instance: Any, arguments: Arguments, tags: Tags) -> Operation:
-    operation = rule.operation
-    if rule.read is not None:
-        operation = rule.read(operation, instance, arguments)
-    return operation._replace(**from_metadata(tags)) if tags else operation
+    said = {} if rule.read is None else rule.read(rule.operation, instance, arguments)
+    if tags:
+        said.update(from_metadata(tags))
+    return rule.operation._replace(**said)
 
 
-def model(operation: Operation, instance: Any, arguments: Arguments) -> Operation:
+def model(operation: Operation, instance: Any, arguments: Arguments) -> Said:
     """A chat or a completion."""
     fields, options = vars(instance), arguments.get("kwargs") or {}
     asked = arguments.get("messages")
@@ -61,28 +63,25 @@ def model(operation: Operation, instance: Any, arguments: Arguments) -> Operatio
         prompt = arguments.get("prompt") or options.get("prompt") or arguments.get("args") or ""
         asked = prompt[:1] if isinstance(prompt, tuple) else (prompt,)
     name = _model_name(instance)
-    return operation._replace(
-        name=name or operation.name,
-        model=name,
-        endpoint=base_url(fields),
-        params=request_params(fields, fields.get("additional_kwargs"), options),
-        attributes={
+    return {
+        "name": name or operation.name,
+        "model": name,
+        "endpoint": base_url(fields),
+        "params": request_params(fields, fields.get("additional_kwargs"), options),
+        "attributes": {
             semconv.INPUT_MESSAGE_COUNT: len(asked),
             semconv.INPUT_SIZE_CHARS: sum([text_size(getattr(each, "blocks", each)) for each in asked]),
         },
-        content=partial(outcome.messages, asked),
-    )
+        "content": partial(outcome.messages, asked),
+    }
 
 
-def embedding(operation: Operation, instance: Any, arguments: Arguments) -> Operation:
+def embedding(operation: Operation, instance: Any, arguments: Arguments) -> Said:
     """One text, a query, or a batch."""
     name, texts = _model_name(instance), arguments.get("texts")
-    return operation._replace(
-        name=name or operation.name,
-        model=name,
-        endpoint=base_url(vars(instance)),
-        attributes={semconv.EMBEDDING_TEXT_COUNT: len(texts) if isinstance(texts, list) else 1},
-    )
+    attributes = {semconv.EMBEDDING_TEXT_COUNT: len(texts) if isinstance(texts, list) else 1}
+    endpoint = base_url(vars(instance))
+    return {"name": name or operation.name, "model": name, "endpoint": endpoint, "attributes": attributes}
 
 
 def _model_name(instance: Any) -> str | None:
@@ -91,35 +90,33 @@ def _model_name(instance: Any) -> str | None:
     return model if model != "unknown" else None  # LlamaIndex's default
 
 
-def retriever(operation: Operation, instance: Any, _: Arguments) -> Operation:
+def retriever(operation: Operation, instance: Any, _: Arguments) -> Said:
     """Named after the vector store, where there is one."""
     store = getattr(instance, "_vector_store", None)
-    return operation if store is None else operation._replace(name=type(store).__name__)
+    return {"name": operation.name if store is None else type(store).__name__}
 
 
-def reranker(operation: Operation, instance: Any, _: Arguments) -> Operation:
+def reranker(_: Operation, instance: Any, __: Arguments) -> Said:
     """With the model that it asks, if any."""
-    return operation._replace(model=request_model(vars(instance)))
+    return {"model": request_model(vars(instance))}
 
 
-def tool(operation: Operation, instance: Any, _: Arguments) -> Operation:
+def tool(operation: Operation, instance: Any, _: Arguments) -> Said:
     """Under the name that models call it by."""
-    return operation._replace(name=instance.metadata.name or operation.name)
+    return {"name": instance.metadata.name or operation.name}
 
 
-def agent(operation: Operation, instance: Any, _: Arguments) -> Operation:
+def agent(operation: Operation, instance: Any, _: Arguments) -> Said:
     """Under its own name."""
-    return operation._replace(name=instance.name or operation.name)
+    return {"name": instance.name or operation.name}
 
 
-def agent_step(operation: Operation, _: Any, arguments: Arguments) -> Operation:
+def agent_step(operation: Operation, _: Any, arguments: Arguments) -> Said:
     """Of the agent that its event names; one that calls a tool has the id of the call."""
     event = getattr(
         arguments.get("ev"), "__dict__", {}
     )  # attributes that an event does not have are slow to ask for
-    call_id, name = event.get("tool_id"), event.get("current_agent_name")
+    said, call_id = {"agent": event.get("current_agent_name")}, event.get("tool_id")
     if isinstance(call_id, str):
-        operation = operation._replace(
-            attributes={**operation.attributes, semconv.GEN_AI_TOOL_CALL_ID: call_id}
-        )
-    return operation if name is None else operation._replace(agent=name)
+        said["attributes"] = {**operation.attributes, semconv.GEN_AI_TOOL_CALL_ID: call_id}
+    return said
