@@ -39,10 +39,11 @@ PUBLIC_NAMES = {
         "suppressed",
         "using_attributes",
     ],
-    "aiobs_langchain": ["AiObsCallbackHandler", "LangChainInstrumentor"],
-    "aiobs_llama_index": ["AiObsCallbackHandler", "LlamaIndexInstrumentor"],
     "aiobs_testing": ["ConformanceSuite", "Driver", "Telemetry"],
 }
+INTEGRATIONS = sorted(
+    path.parent.name.replace("-", "_") for path in ROOT.glob("integrations/*/pyproject.toml")
+)
 # Hosts of package indexes, spelt so that this file does not name them.
 _REGISTRY = re.compile(
     r"(pypi\.(org|python)|files\.pythonhosted|test\.pypi|registry\.npmjs|registry\.yarnpkg|/simple/[a-z]|\.whl#sha)"
@@ -84,9 +85,9 @@ def _texts() -> list[tuple[str, str]]:
 
 
 def test_all_packages_share_one_version() -> None:
-    assert {path.parent.name: _load(path)["project"]["version"] for path in _projects()} == dict.fromkeys(
-        ("aiobs-core", "aiobs-langchain", "aiobs-llama-index", "aiobs-testing"), VERSION
-    )
+    versions = {path.parent.name: _load(path)["project"]["version"] for path in _projects()}
+    assert "aiobs-core" in versions
+    assert versions == dict.fromkeys(versions, VERSION)
 
 
 def test_installed_version_is_the_declared_one() -> None:
@@ -141,9 +142,32 @@ def test_licences_are_the_same_text() -> None:
     ] == []
 
 
+def test_a_folder_is_named_like_its_distribution() -> None:
+    assert {path.parent.name: _load(path)["project"]["name"] for path in _projects()} == {
+        path.parent.name: path.parent.name for path in _projects()
+    }
+
+
 @pytest.mark.parametrize("package", PUBLIC_NAMES)
 def test_public_names_are_the_listed_ones(package: str) -> None:
     assert sorted(importlib.import_module(package).__all__) == sorted(PUBLIC_NAMES[package])
+
+
+@pytest.mark.parametrize("package", INTEGRATIONS)
+def test_an_integration_exports_its_handler_and_its_instrumentor(package: str) -> None:
+    handler, instrumentor = sorted(importlib.import_module(package).__all__)
+    assert handler == "AiObsCallbackHandler"
+    assert instrumentor.endswith("Instrumentor")
+    project = _load(ROOT / "integrations" / package.replace("_", "-") / "pyproject.toml")["project"]
+    assert project["entry-points"]["opentelemetry_instrumentor"] == {package: f"{package}:{instrumentor}"}
+
+
+def test_every_package_stands_in_the_layers_contract() -> None:
+    layers = _load(ROOT / "pyproject.toml")["tool"]["importlinter"]
+    packages = {path.parent.name.replace("-", "_") for path in _projects()}
+    assert set(layers["root_packages"]) == packages
+    stacked = "|".join(layers["contracts"][0]["layers"])
+    assert {name.strip() for name in stacked.split("|")} == packages
 
 
 def test_importing_the_core_loads_no_framework_and_no_exporter() -> None:

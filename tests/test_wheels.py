@@ -11,10 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Distribution, folder, extra that its import needs, what is to be imported.
 PACKAGES = [
-    ("aiobs-core", "packages/aiobs-core", "", "aiobs_core"),
-    ("aiobs-testing", "packages/aiobs-testing", "", "aiobs_testing"),
-    ("aiobs-langchain", "integrations/aiobs-langchain", "[instruments]", "aiobs_langchain"),
-    ("aiobs-llama-index", "integrations/aiobs-llama-index", "[instruments]", "aiobs_llama_index"),
+    (path.parent.name, path.parent, extra, path.parent.name.replace("-", "_"))
+    for folder, extra in (("packages", ""), ("integrations", "[instruments]"))
+    for path in sorted(ROOT.glob(f"{folder}/*/pyproject.toml"))
 ]
 
 pytestmark = pytest.mark.wheels
@@ -32,7 +31,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--wheel",
             "--outdir",
             str(folder),
-            project,
+            str(project),
         ]
         built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert built.returncode == 0, built.stdout + built.stderr
