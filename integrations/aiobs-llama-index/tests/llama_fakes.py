@@ -45,7 +45,10 @@ class Raw:
 
 
 class FakeLLM(FunctionCallingLLM):
-    """Says `responses` in turn: a text, or the name and arguments of a tool to call."""
+    """Says `responses` in turn: a text, the name and arguments of a tool to call, or a list of such.
+
+    Raises `fail` instead, if that is given; while it streams, after `fail_after_chunks` chunks.
+    """
 
     model: str = MODEL
     temperature: float = 0.3
@@ -53,6 +56,7 @@ class FakeLLM(FunctionCallingLLM):
     api_base: str = "https://user:password@llm.example:8443/v1?key=1"
     responses: list[Any] = Field(default_factory=lambda: ["hello big world"])
     fail: Any = None
+    fail_after_chunks: int = 0
     wait_s: float = 0.0
     _said: int = PrivateAttr(default=0)
 
@@ -61,7 +65,7 @@ class FakeLLM(FunctionCallingLLM):
         return LLMMetadata(model_name=self.model, is_chat_model=True, is_function_calling_model=True)
 
     def _next(self) -> Any:
-        if self.fail is not None:
+        if self.fail is not None and not self.fail_after_chunks:
             raise self.fail
         self._said += 1
         return self.responses[(self._said - 1) % len(self.responses)]
@@ -70,14 +74,18 @@ class FakeLLM(FunctionCallingLLM):
         said = self._next()
         if isinstance(said, str):
             return ChatResponse(message=ChatMessage(role="assistant", content=said), raw=Raw())
-        name, arguments = said
-        call = ToolCallBlock(tool_call_id="call-1", tool_name=name, tool_kwargs=arguments)
-        return ChatResponse(message=ChatMessage(role="assistant", blocks=[call]), raw=Raw())
+        calls = [
+            ToolCallBlock(tool_call_id=f"call-{number}", tool_name=name, tool_kwargs=arguments)
+            for number, (name, arguments) in enumerate(said if isinstance(said, list) else [said], 1)
+        ]
+        return ChatResponse(message=ChatMessage(role="assistant", blocks=calls), raw=Raw())
 
     def _chunks(self) -> Any:
         whole = self._answer()
         text = ""
-        for word in (whole.message.content or "").split():
+        for number, word in enumerate((whole.message.content or "").split()):
+            if self.fail is not None and number == self.fail_after_chunks:
+                raise self.fail
             text += word
             yield ChatResponse(message=ChatMessage(role="assistant", content=text), delta=word)
         yield ChatResponse(message=whole.message, delta="", raw=whole.raw)

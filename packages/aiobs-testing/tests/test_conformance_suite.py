@@ -42,6 +42,13 @@ def outcomes(pytester: pytest.Pytester, body: str, *only: str) -> pytest.RunResu
         ("DoublesRuns", "test_chat"),
         ("MakesUpNames", "test_chat"),
         ("LosesParents", "test_agent"),
+        ("StaysInsideStreams", "test_between_chunks_the_application_is_not_inside_the_stream"),
+        ("StaysInsideStreams", "test_interleaved_streams"),
+        ("IsAlone", "test_a_stream_is_one_span_however_often_it_is_reported"),
+        ("IsAlone", "test_a_copied_handler_observes_the_same_runs"),
+        ("GuessesParents", "test_agents_in_threads"),
+        ("TypesWrong", "test_chat"),
+        ("RaisesItself", "test_results_are_those_of_an_unobserved_call"),
     ],
 )
 def test_the_suite_fails_for_a_wrong_adapter(pytester: pytest.Pytester, handler: str, caught_by: str) -> None:

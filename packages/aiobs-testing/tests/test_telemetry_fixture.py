@@ -38,10 +38,12 @@ invoke_workflow second [error]\
             "ai.agent.outcome": "success",
             "ai.agent.stage": "external_api",
             "ai.agent.framework": "manual",
+            "ai.agent.name": "outer",
             "ai.agent.request.id": "r-1",
             "ai.agent.api.name": "inner",
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": "inner",
+            "gen_ai.agent.name": "outer",
         }
     )
 

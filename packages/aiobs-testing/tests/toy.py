@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from aiobs_core import Kind, Operation, Outcome, Usage, get_recorder
+from aiobs_core import Kind, Operation, Outcome, Usage, get_recorder, semconv
 from aiobs_testing import Driver
 
 ids = itertools.count(1)
@@ -35,7 +35,7 @@ class Toy:
 
     def stream(self, words: list[str]) -> Iterator[str]:
         run = next(ids)
-        self.tell("started", run, "model", "fake-1", self.parent, {})
+        self.tell("started", run, "model", "fake-1", self.parent, {"stream": True})
         try:
             for word in words:
                 self.tell("chunk", run, word)
@@ -56,7 +56,9 @@ class ToyHandler:
     def started(self, run: int, kind: str, name: str, parent: int | None, facts: dict[str, Any]) -> None:
         model = name if kind == "model" else None
         operation = Operation(kind=Kind(kind), name=name, model=model, params=facts)
-        get_recorder().start(run, operation, parent=parent, scope="aiobs.toy")
+        # A generator runs in the context of whoever reads it: its run must not be current between two items.
+        is_current = not facts.get("stream")
+        get_recorder().start(run, operation, parent=parent, scope="aiobs.toy", make_current=is_current)
 
     def chunk(self, run: int, word: str) -> None:
         get_recorder().chunk(run, word)
@@ -112,6 +114,54 @@ class LosesParents(ToyHandler):
         )
 
 
+class StaysInsideStreams(ToyHandler):
+    def started(self, run: int, kind: str, name: str, parent: int | None, facts: dict[str, Any]) -> None:
+        super().started(run, kind, name, parent, {})
+
+
+class GuessesParents(ToyHandler):
+    """By what started last, which is another thread's as often as not."""
+
+    last: list[int] = []
+
+    def started(self, run: int, kind: str, name: str, parent: int | None, facts: dict[str, Any]) -> None:
+        super().started(run, kind, name, self.last[-1] if self.last else None, facts)
+        self.last.append(run)
+
+    def ended(self, run: int, kind: str, result: Any) -> None:
+        super().ended(run, kind, result)
+        self.last.remove(run)
+
+    def failed(self, run: int, error: BaseException) -> None:
+        super().failed(run, error)
+        self.last.remove(run)
+
+
+class IsAlone(ToyHandler):
+    """Made for one handler in one place."""
+
+    def chunk(self, run: int, word: str) -> None:
+        get_recorder().chunk(run)  # without the chunk, which tells two reports of one from two
+
+    def __deepcopy__(self, memo: Any) -> IsAlone:
+        raise TypeError("cannot be copied")
+
+
+class TypesWrong(ToyHandler):
+    def ended(self, run: int, kind: str, result: Any) -> None:
+        span = get_recorder().find(run)
+        if span is not None:
+            span.set_attribute(semconv.INPUT_MESSAGE_COUNT, "one")
+        super().ended(run, kind, result)
+
+
+class RaisesItself(ToyHandler):
+    def started(self, run: int, kind: str, *facts: Any) -> None:
+        if kind == "tool":
+            raise KeyError(kind)
+        super().started(run, kind, *facts)
+
+
 class ToyDriver(Driver):
     scope = "aiobs.toy"
     handler: type[ToyHandler] = ToyHandler
@@ -120,13 +170,13 @@ class ToyDriver(Driver):
         return self.handler()
 
     def chat(self, prompt: str) -> Any:
-        return Toy(self.handlers).run("model", "fake-1", lambda: "hello")
+        return Toy(self.handlers).run("model", "fake-1", lambda: prompt)
 
     def failing_chat(self, error: BaseException) -> Any:
         return Toy(self.handlers).run("model", "fake-1", raising(error))
 
     def stream(self, prompt: str) -> Iterator[Any]:
-        return Toy(self.handlers).stream(["hello", "big", "world"])
+        return Toy(self.handlers).stream([prompt, "to", "you"])
 
     def tool(self, argument: str, body: Callable[[], Any]) -> Any:
         return Toy(self.handlers).run("tool", "look", body)

@@ -36,6 +36,9 @@ class Driver:
         """A new handler of the integration."""
         raise NotImplementedError
 
+    def let_go(self, handler: Any) -> None:
+        """Called at the end of a test for each handler, also for copies; for those that observe until they are closed."""
+
     make_broken_handler: Callable[[], Any] | None = None
     """A handler of the framework's own kind that raises whatever it is told; its class is named in what is logged."""
     install: Callable[[], None] | None = None

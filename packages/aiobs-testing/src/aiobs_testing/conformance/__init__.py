@@ -62,6 +62,7 @@ class ConformanceSuite(Recording, Ends, Context, Concurrency, Once, Harm):
     def subject(self, telemetry: Telemetry) -> Iterator[Subject]:
         subject = Subject(self.driver(), telemetry)
         yield subject
+        subject.let_go()
         telemetry.wait_until_closed()
         assert problems(subject.spans()) == []
         assert subject.tree_problems() == []

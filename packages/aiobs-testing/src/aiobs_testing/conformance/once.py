@@ -26,7 +26,7 @@ class Once:
     @pytest.mark.parametrize("handlers", ["the same twice", "two instances"])
     def test_a_run_is_one_span_however_often_it_is_reported(self, subject: Subject, handlers: str) -> None:
         call = subject.observed("chat")
-        again = subject.driver.handlers[0] if handlers == "the same twice" else subject.driver.make_handler()
+        again = subject.driver.handlers[0] if handlers == "the same twice" else subject.make_handler()
         subject.driver.handlers.append(again)
         call("hello")
         subject.check_model(subject.the("model"))
@@ -34,7 +34,7 @@ class Once:
     def test_a_stream_is_one_span_however_often_it_is_reported(self, subject: Subject) -> None:
         call = subject.observed("stream")
         list(call("observed once"))
-        subject.driver.handlers.append(subject.driver.make_handler())
+        subject.driver.handlers.append(subject.make_handler())
         list(call("observed twice"))
         once, twice = [subject.get(span, semconv.CHUNK_COUNT) for span in subject.of_kind("model")]
         assert once == twice
@@ -43,7 +43,7 @@ class Once:
     def test_a_copied_handler_observes_the_same_runs(self, subject: Subject, how: str) -> None:
         call = subject.observed("chat")
         (handler,) = subject.driver.handlers
-        made = _COPIES[how](handler)
+        made = subject.keep(_COPIES[how](handler))
         subject.driver.handlers = [made]
         call("with the copy alone")
         subject.driver.handlers = [handler, made]
@@ -70,7 +70,7 @@ class Once:
         install, uninstall = subject.method("install"), subject.method("uninstall")
         install()
         try:
-            subject.driver.handlers = [subject.driver.make_handler()]
+            subject.driver.handlers = [subject.make_handler()]
             call("hello", lambda: "found")
         finally:
             uninstall()

@@ -36,6 +36,7 @@ class Subject:
     def __init__(self, driver: Driver, telemetry: Telemetry) -> None:
         self.driver = driver
         self.telemetry = telemetry
+        self._handlers: list[Any] = []
 
     # --- the driver -------------------------------------------------------------------------------------------------
 
@@ -53,8 +54,20 @@ class Subject:
     def observed(self, name: str) -> Callable[..., Any]:
         """The driver's method with a handler; skips the test if the framework has none."""
         found = self.method(name)
-        self.driver.handlers = [self.driver.make_handler()]
+        self.driver.handlers = [self.make_handler()]
         return found
+
+    def make_handler(self) -> Any:
+        return self.keep(self.driver.make_handler())
+
+    def keep(self, handler: Any) -> Any:
+        """Let the driver let go of it at the end of the test."""
+        self._handlers.append(handler)
+        return handler
+
+    def let_go(self) -> None:
+        while self._handlers:
+            self.driver.let_go(self._handlers.pop())
 
     def run_if_there(self, name: str, *arguments: Any) -> None:
         """Call the driver's method with a handler, and read what it streams."""
