@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from aiobs_core import Kind, Operation, Outcome, Recorder, Settings
+from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Settings
 
 KEYS = st.integers(0, 7)
+
+
+def _numbers(fails_at: int | None = None) -> Iterator[int]:
+    for number in range(3):
+        if number == fails_at:
+            raise ValueError
+        yield number
 
 
 class Verbs(RuleBasedStateMachine):
@@ -23,6 +31,7 @@ class Verbs(RuleBasedStateMachine):
         )
         self.started: Counter[int] = Counter()
         self.parents: dict[int, int | None] = {}
+        self.streams: list[Iterator[int]] = []
 
     @rule(
         key=KEYS,
@@ -51,6 +60,29 @@ class Verbs(RuleBasedStateMachine):
     def fail(self, key: int) -> None:
         self.recorder.fail(key, ValueError())
 
+    @rule(key=KEYS, collected=st.sampled_from([RunStatus.ABANDONED, RunStatus.SUCCESS]))
+    def hand_over(self, key: int, collected: RunStatus) -> None:
+        stream = iter(_numbers())
+        self.recorder.hand_over(key, stream, collected=collected)
+        self.streams.append(stream)
+
+    @rule(key=KEYS, fails_at=st.integers(0, 4))
+    def follow(self, key: int, fails_at: int) -> None:
+        self.streams.append(self.recorder.follow(key, _numbers(fails_at)))
+
+    @rule(number=st.integers(0, 7))
+    def read(self, number: int) -> None:
+        if number < len(self.streams):
+            try:
+                next(self.streams[number])
+            except (StopIteration, ValueError):
+                pass
+
+    @rule(number=st.integers(0, 7))
+    def drop(self, number: int) -> None:
+        if number < len(self.streams):
+            del self.streams[number]
+
     @rule()
     def flush(self) -> None:
         assert self.recorder.flush(5)
@@ -60,6 +92,7 @@ class Verbs(RuleBasedStateMachine):
         assert self.recorder.open_runs <= 8
 
     def teardown(self) -> None:
+        self.streams.clear()
         assert self.recorder.shutdown(5)
         assert self.recorder.open_runs == 0
         exported = Counter(span.context.span_id for span in self.memory.get_finished_spans())
