@@ -2,20 +2,21 @@
 # Arguments for a command: make demo ARGS=--local, make test ARGS='-k wheels -x', make bench ARGS=--gate.
 # Another interpreter: make PYTHON=python3.12 test.
 #
-#   demo      run examples/quickstart.py; ARGS=--local: with a real model on the CPU
-#   test      all tests but the slow ones; COVERAGE=1: with a report of branch coverage
-#   lint      format, lint, types, layers, changelog fragments: everything that can be checked without running
-#   format    rewrite the code as lint wants it
-#   bench     cost per event on the caller's thread, side by side with alternatives
-#   soak      bounds on memory and threads over a long run
-#   docs      render the site into site/, generated pages included
-#   compat    oldest and newest frameworks on Python 3.10 and 3.13
-#   build     wheels and sdists into dist/, each installed and imported on its own
-#   changelog VERSION=0.2.0: move the fragments of changelog.d/ into CHANGELOG.md
-#   install   only make .venv
-#   clean     remove what these targets made
+#   demo        run examples/quickstart.py; ARGS=--local: with a real model on the CPU
+#   test        all tests but the slow ones; COVERAGE=1: with a report of branch coverage
+#   lint        format, lint, types, layers, changelog fragments: everything that can be checked without running;
+#               ARGS=--fix: rewrite the code as the first two want it, then check
+#   bench       cost per event on the caller's thread, side by side with alternatives
+#   soak        bounds on memory and threads over a long run
+#   docs        render the site into site/, generated pages included
+#   compat      oldest and newest frameworks on Python 3.10 and 3.13
+#   build       wheels and sdists into dist/, each installed and imported on its own
+#   changelog   VERSION=0.2.0: move the fragments of changelog.d/ into CHANGELOG.md
+#   integration NAME=llama-index: an adapter for another framework, from a template (docs/adding-a-framework.md)
+#   install     only make .venv
+#   clean       remove what these targets made
 
-.PHONY: demo test lint format bench soak docs compat build changelog install clean
+.PHONY: demo test lint bench soak docs compat build changelog integration install clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := install
@@ -45,15 +46,12 @@ test: $(READY)
 	$(if $(COVERAGE),$(RUN) coverage combine --quiet && $(RUN) coverage report)
 
 lint: $(READY)
+	$(if $(findstring --fix,$(ARGS)),$(RUN) ruff check --fix-only --exit-zero . && $(RUN) ruff format .)
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
 	.venv/bin/lint-imports
 	$(RUN) towncrier build --draft --version next >/dev/null
-
-format: $(READY)
-	$(RUN) ruff check --fix-only --exit-zero .
-	$(RUN) ruff format .
 
 bench: $(READY)
 	$(RUN) benchmarks.run $(ARGS)
@@ -78,6 +76,9 @@ build: $(READY)
 
 changelog: $(READY)
 	$(RUN) towncrier build --yes --version $(or $(VERSION),$(error which version? make changelog VERSION=0.2.0))
+
+integration: $(READY)
+	@.venv/bin/python tools/new_integration.py "$(or $(NAME),$(error which framework? make integration NAME=llama-index))"
 
 clean:
 	rm -rf .venv .venv-* dist site .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
