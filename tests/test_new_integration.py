@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "adding-a-framework.md").read_text(encoding="utf-8")
 NAME = "tiny"
 FOLDER = Path("integrations") / f"aiobs-{NAME}"
 FILES = dict(re.findall(r'^```python title="([^"]+)"\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL))
-TESTS = {path: text for path, text in FILES.items() if path.startswith("tests/")}
+MAPPED = {path: text for path, text in FILES.items() if path.startswith(f"src/aiobs_{NAME}/")}
 SAID = re.findall(r"^```text\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL)
 FORMAT = ("-m", "ruff", "format", "--no-cache", "--check", "integrations")
 STYLE = ("-m", "ruff", "check", "--no-cache", "integrations")
@@ -33,8 +33,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def run(workspace: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    folder = workspace / FOLDER
-    path = os.pathsep.join([str(folder / "src"), str(folder / "tests")])
+    path = str(workspace / FOLDER / "src")
     return subprocess.run(
         [sys.executable, *command],
         cwd=workspace,
@@ -74,12 +73,12 @@ def test_who_follows_the_page_gets_an_adapter_that_passes_the_suite(workspace: P
     assert generated.returncode == 1
     assert asks_for_the_driver in generated.stdout
 
-    write(workspace, TESTS)
+    write(workspace, {path: FILES[path] for path in FILES.keys() - MAPPED.keys()})
     driven = run_tests(workspace)
     assert driven.returncode == 1
     assert asks_for_the_mapping in driven.stdout
 
-    write(workspace, FILES)
+    write(workspace, MAPPED)
     mapped = run_tests(workspace)
     assert mapped.returncode == 0, mapped.stdout
     assert int(re.search(r"(\d+) passed", mapped.stdout)[1]) > 40, "most of the suite was skipped"
