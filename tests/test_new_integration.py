@@ -132,11 +132,22 @@ def test_what_exists_is_not_overwritten(workspace: Path) -> None:
     assert readme.read_text(encoding="utf-8") == "mine"
 
 
-def test_a_workspace_of_another_shape_is_left_alone(workspace: Path) -> None:
-    (workspace / "docs" / "api.md").write_text("# API\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("api", "said"),
+    [
+        ("# API\n", "docs/api.md: expected a place like"),
+        (None, "--root: expected a workspace with a docs/api.md, got"),
+    ],
+)
+def test_a_workspace_of_another_shape_is_left_alone(workspace: Path, api: str | None, said: str) -> None:
+    settings = (workspace / "pyproject.toml").read_text(encoding="utf-8")
+    (workspace / "docs" / "api.md").unlink()
+    if api is not None:
+        (workspace / "docs" / "api.md").write_text(api, encoding="utf-8")
 
     refused = generate(workspace)
 
     assert refused.returncode == 2
-    assert "docs/api.md: expected a place like" in refused.stderr
+    assert said in refused.stderr
     assert not (workspace / "integrations").exists()
+    assert (workspace / "pyproject.toml").read_text(encoding="utf-8") == settings

@@ -78,8 +78,9 @@ def new_files(names: Names) -> Mapping[str, str]:
     """Text by path below the root."""
     made = {f"{names.folder}/LICENSE": (ROOT / "LICENSE").read_text(encoding="utf-8")}
     for path in sorted(TEMPLATE.rglob("*")):
-        if path.is_file() and _LEFT_OUT.isdisjoint(path.parts):
-            own = names.in_place_of_the_templates(path.relative_to(TEMPLATE).as_posix())
+        place = path.relative_to(TEMPLATE)
+        if path.is_file() and _LEFT_OUT.isdisjoint(place.parts):
+            own = names.in_place_of_the_templates(place.as_posix())
             made[f"{names.folder}/{own}"] = names.in_place_of_the_templates(path.read_text(encoding="utf-8"))
     return made
 
@@ -93,9 +94,11 @@ def changed_files(names: Names, root: Path) -> Mapping[str, str]:
     changed: dict[str, str] = {}
     for path, place, change in (
         ("pyproject.toml", r"^root_packages = \[[^\]]*\]", _with_root_package),
-        ("pyproject.toml", r'"[a-z0-9_ |]+"(?=,\s*"aiobs_core"\])', _with_sibling),
+        ("pyproject.toml", r'"[a-z0-9_ |]+"(?=,\s*"aiobs_core",?\s*\])', _with_sibling),
         ("docs/api.md", r"^## aiobs_testing ", _with_section),
     ):
+        if not (root / path).is_file():
+            raise NotPossibleError(f"--root: expected a workspace with a {path}, got {root.as_posix()!r}.")
         text = changed.get(path) or (root / path).read_text(encoding="utf-8")
         found = re.search(place, text, re.MULTILINE)
         if found is None:
@@ -138,7 +141,7 @@ def make(name: str, root: Path, say: Callable[[str], object]) -> None:
     tidy(root / names.folder)
     say(f"made {names.folder} ({len(made)} files), named it in {' and '.join(changed)}")
     say(f"next: make test ARGS={names.folder} fails, and says what to map first")
-    say("docs/adding-a-framework.md does it all for a framework of forty lines")
+    say("docs/adding-a-framework.md does it all for a framework of fifty lines")
 
 
 def main() -> int:
