@@ -92,20 +92,22 @@ class _Spans(BaseSpanHandler[Any]):
     def span_exit(
         self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **_: Any
     ) -> None:
-        rule = rule_of(type(instance), id_[:-_UUID])  # type: ignore[arg-type]  # as above
-        if rule is None:
-            return
         recorder = get_recorder()
-        if rule.goes_on is None or not rule.goes_on(recorder, id_, result):
-            span = recorder.find(id_) if rule.ends_parent else None
+        span = recorder.find(id_)
+        rule = None if span is None else rule_of(type(instance), id_[:-_UUID])  # type: ignore[arg-type]  # as above
+        if span is None or rule is None:  # its event has told of the end, or it has no span
+            recorder.end(id_)
+        elif rule.goes_on is None or not rule.goes_on(recorder, id_, result):
             recorder.end(id_, None if rule.outcome is None else rule.outcome(result))
-            if span is not None and span.parent is not None:
+            if rule.ends_parent and span.parent is not None:
                 recorder.end(span.parent.key)
-        _unregister()
+        if not _observers:
+            _unregister()
 
     def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **_: Any) -> None:
         get_recorder().fail(id_, err, outcome.of_error(err))
-        _unregister()
+        if not _observers:
+            _unregister()
 
     def new_span(self, *_: Any, **__: Any) -> None:
         """Nothing: the base class would keep the spans for ever."""

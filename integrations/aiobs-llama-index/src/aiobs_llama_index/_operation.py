@@ -44,7 +44,7 @@ class Rule(NamedTuple):
             return self.operation
         given = arguments.get("messages")
         if type(given) is list:
-            arguments = {**arguments, "messages": tuple(given)}
+            arguments = {"messages": tuple(given), "kwargs": arguments.get("kwargs")}
         return partial(_read, self, instance, arguments, dict(tags) if tags else None)
 
 
