@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core import Document, VectorStoreIndex
-from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.base.llms import types
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import (
     ChatMessage,
@@ -74,11 +74,7 @@ class FakeLLM(FunctionCallingLLM):
         said = self._next()
         if isinstance(said, str):
             return ChatResponse(message=ChatMessage(role="assistant", content=said), raw=Raw())
-        calls = [
-            ToolCallBlock(tool_call_id=f"call-{number}", tool_name=name, tool_kwargs=arguments)
-            for number, (name, arguments) in enumerate(said if isinstance(said, list) else [said], 1)
-        ]
-        return ChatResponse(message=ChatMessage(role="assistant", blocks=calls), raw=Raw())
+        return ChatResponse(message=_calling(said if isinstance(said, list) else [said]), raw=Raw())
 
     def _chunks(self) -> Any:
         whole = self._answer()
@@ -156,13 +152,31 @@ class FakeLLM(FunctionCallingLLM):
     def get_tool_calls_from_response(
         self, response: Any, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> Any:
+        said = response.message
+        blocks = [block for block in said.blocks if type(block).__name__ == "ToolCallBlock"]
+        calls = blocks or said.additional_kwargs.get("tool_calls", [])
         return [
             ToolSelection(
-                tool_id=block.tool_call_id, tool_name=block.tool_name, tool_kwargs=block.tool_kwargs
+                tool_id=getattr(call, "tool_call_id", None) or call.tool_id,
+                tool_name=call.tool_name,
+                tool_kwargs=call.tool_kwargs,
             )
-            for block in response.message.blocks
-            if isinstance(block, ToolCallBlock)
+            for call in calls
         ]
+
+
+def _calling(calls: list[tuple[str, Any]]) -> ChatMessage:
+    if hasattr(types, "ToolCallBlock"):
+        blocks = [
+            types.ToolCallBlock(tool_call_id=f"call-{number}", tool_name=name, tool_kwargs=arguments)
+            for number, (name, arguments) in enumerate(calls, 1)
+        ]
+        return ChatMessage(role="assistant", blocks=blocks)
+    selections = [  # as llama-index-core 0.14.0 has them
+        ToolSelection(tool_id=f"call-{number}", tool_name=name, tool_kwargs=arguments)
+        for number, (name, arguments) in enumerate(calls, 1)
+    ]
+    return ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": selections})
 
 
 class TextLLM(CustomLLM):

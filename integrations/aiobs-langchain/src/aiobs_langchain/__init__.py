@@ -13,7 +13,11 @@ from aiobs_core.adapter import lazy_names
 from aiobs_langchain._handler import AiObsCallbackHandler
 
 if TYPE_CHECKING:
+    from aiobs_langchain._embeddings import observed
     from aiobs_langchain._instrumentor import LangChainInstrumentor
 
-__all__ = ["AiObsCallbackHandler", "LangChainInstrumentor"]
-__getattr__ = lazy_names(__name__, {"LangChainInstrumentor": "aiobs_langchain._instrumentor"})
+__all__ = ["AiObsCallbackHandler", "LangChainInstrumentor", "observed"]
+__getattr__ = lazy_names(
+    __name__,
+    {"LangChainInstrumentor": "aiobs_langchain._instrumentor", "observed": "aiobs_langchain._embeddings"},
+)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # untyped module
 
 from aiobs_langchain._handler import AiObsCallbackHandler
+
+if TYPE_CHECKING:
+    from aiobs_core.methods import ObservedMethods
 
 
 class _Hook:
@@ -30,15 +33,26 @@ class LangChainInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # Any: the
     instead of this one, so nothing is recorded twice. LangGraph's `on_interrupt` and `on_resume` do not reach hooks;
     pauses are seen all the same.
 
+    With `instrument(embeddings=True)` also the calls of all embedding models and vector stores, which have no callbacks:
+    their methods are wrapped, of classes that are made later, too, until `uninstrument()`.
+
     Example:
-        >>> LangChainInstrumentor().instrument()
+        >>> LangChainInstrumentor().instrument(embeddings=True)
         >>> LangChainInstrumentor().uninstrument()
     """
+
+    _observed: tuple[ObservedMethods, ...] = ()
 
     def instrumentation_dependencies(self) -> Collection[str]:
         return ("langchain-core >= 1.0, < 2",)
 
-    def _instrument(self, **_: Any) -> None:
+    def _instrument(self, *, embeddings: bool = False, **_: Any) -> None:
+        if embeddings:
+            from aiobs_langchain._embeddings import EMBEDDINGS, STORES  # LangChain's vector stores load NumPy
+
+            self._observed = (EMBEDDINGS, STORES)
+            for each in self._observed:
+                each.install()
         _hook.handler = AiObsCallbackHandler()
         # LangChain's module of hooks loads LangSmith's client: 0.3 s that only those pay who come here.
         from langchain_core.tracers.context import register_configure_hook
@@ -49,3 +63,5 @@ class LangChainInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # Any: the
 
     def _uninstrument(self, **_: Any) -> None:
         _hook.handler = None
+        for each in self._observed:
+            each.uninstall()

@@ -23,16 +23,6 @@ def of_model(response: Any) -> Any:
     return partial(_model, response) if type(response).__name__ in _RESPONSES else None
 
 
-def of_embedding(result: Any) -> Outcome | None:
-    """Dimensions of one vector or of a list of them."""
-    vector = result[0] if isinstance(result, list) and result and isinstance(result[0], list) else result
-    return (
-        Outcome(attributes={semconv.EMBEDDING_DIMENSION_COUNT: len(vector)})
-        if isinstance(vector, list)
-        else None
-    )
-
-
 def of_tool(result: Any) -> Outcome | None:
     """A tool's error that it returned, and the tool with which agents hand over to each other."""
     if getattr(result, "is_error", False) is True:

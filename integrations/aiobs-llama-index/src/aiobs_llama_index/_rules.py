@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, Final
 
 from aiobs_core import Kind, Operation, Stage, semconv
-from aiobs_core.adapter import found_documents
+from aiobs_core.adapter import found_documents, found_vectors
 from aiobs_core.providers import provider_name
 from aiobs_llama_index import _operation as operation
 from aiobs_llama_index import _outcome as outcome
@@ -41,9 +41,7 @@ _PRE: Final[dict[str, Any]] = {"stage": Stage.PRE_PROCESS, "is_plumbing": True}
 _POST: Final[dict[str, Any]] = {"stage": Stage.POST_PROCESS, "is_plumbing": True}
 _CHAT: Final = _rule(Kind.MODEL, action="chat", **_MODEL)
 _COMPLETION: Final = _rule(Kind.MODEL, action="text_completion", **_MODEL)
-_EMBEDDING: Final = _rule(
-    Kind.EMBEDDING, read=operation.embedding, outcome=outcome.of_embedding, is_atomic=True
-)
+_EMBEDDING: Final = _rule(Kind.EMBEDDING, read=operation.embedding, outcome=found_vectors, is_atomic=True)
 _RERANKER: Final = _rule(Kind.RERANKER, read=operation.reranker, outcome=found_documents, is_atomic=True)
 _POSTPROCESSOR: Final = _rule(Kind.CHAIN, outcome=found_documents, **_PRE)
 _WORKFLOW: Final = _rule(Kind.WORKFLOW, **_ANSWER)

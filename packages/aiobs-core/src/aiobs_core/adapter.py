@@ -92,6 +92,16 @@ def found_documents(found: object) -> Outcome | None:
     return Outcome(attributes={semconv.DOCUMENT_COUNT: len(found)})
 
 
+def found_vectors(found: object) -> Outcome | None:
+    """Dimensions of what an embedding model returned, a vector or a list of them; safe in the application's thread."""
+    vector = found[0] if isinstance(found, list) and found and isinstance(found[0], list) else found
+    return (
+        Outcome(attributes={semconv.EMBEDDING_DIMENSION_COUNT: len(vector)})
+        if isinstance(vector, list)
+        else None
+    )
+
+
 def _texts(content: object) -> list[str]:
     blocks = content if isinstance(content, (list, tuple)) else (content,)
     texts = [_text(block) for block in blocks]

@@ -16,6 +16,7 @@ from aiobs_core.adapter import first_text
 
 _PROVIDERS: Final = {  # frameworks' names, often of a Python module → OpenTelemetry's; any other is taken as it is
     "amazon_bedrock": "aws.bedrock",
+    "aws": "aws.bedrock",
     "bedrock": "aws.bedrock",
     "bedrock_converse": "aws.bedrock",
     "azure": "azure.ai.openai",
