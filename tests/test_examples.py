@@ -455,10 +455,203 @@ def test_manual_spans_tell_the_six_stages_of_a_request(tmp_path):
     assert tree_of(ran)[0] == "◇ serve a question"
 
 
+# --- LlamaIndex ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rag_over_docs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[subprocess.CompletedProcess[str], list[Trace]]:
+    store = tmp_path_factory.mktemp("rag_over_docs")
+    return run("rag_over_docs", store=store), traces(store)
+
+
+def test_indexing_the_docs_and_asking_them_are_two_traces(rag_over_docs):
+    _, told = rag_over_docs
+    assert [outline(trace) for trace in told] == [
+        "workflow: invoke_workflow index_docs\n"
+        "  workflow: invoke_workflow IngestionPipeline\n"
+        "    chain: MarkdownNodeParser\n"
+        "  embedding: embeddings hashed-words\n",
+        "workflow: invoke_workflow RetrieverQueryEngine\n"
+        "  retriever: retrieval SimpleVectorStore\n"
+        "    embedding: embeddings hashed-words\n"
+        "  chain: CompactAndRefine\n"
+        "    model: chat scripted-1\n",
+    ]
+    for trace in told:
+        assert_children_lie_within_their_parents(trace)
+
+
+def test_the_docs_are_counted_and_the_streamed_answer_is_timed(rag_over_docs):
+    ran, (indexing, question) = rag_over_docs
+    (batch,), (retriever,), (model,) = (
+        of_kind(trace, kind)
+        for trace, kind in ((indexing, "embedding"), (question, "retriever"), (question, "model"))
+    )
+    page_count = len(list((EXAMPLES.parent / "docs").rglob("*.md")))
+    assert batch["attributes"]["ai.agent.embedding.text_count"] > page_count  # a page has several sections
+    assert batch["attributes"]["gen_ai.embeddings.dimension.count"] == 4096
+    assert retriever["attributes"]["ai.agent.retrieval.document_count"] == len(ran.stdout.splitlines()[1:])
+    answer, *_ = ran.stdout.splitlines()
+    assert model["attributes"]["ai.agent.chunk.count"] == len(answer.split())
+    assert model["output_tokens"] == len(answer) // 4
+    assert 0.17e9 < model["first_chunk_ns"] < model["duration_ns"]
+
+
+def test_the_docs_stay_out_of_their_traces(rag_over_docs):
+    ran, told = rag_over_docs
+    answer, *_ = ran.stdout.splitlines()
+    pages = [
+        " ".join(page.read_text(encoding="utf-8").split())
+        for page in (EXAMPLES.parent / "docs").rglob("*.md")
+    ]
+    assert any(answer in page for page in pages)
+    assert_no_content(told, answer, "What happens when the process ends", "Context information")
+
+
+def assert_no_content(told: list[Trace], *texts: str) -> None:
+    exported = json.dumps(told)
+    assert [text for text in texts if text in exported] == []
+
+
+def test_the_answer_from_the_docs_is_the_same_each_time(rag_over_docs, tmp_path):
+    assert run("rag_over_docs", store=tmp_path).stdout == rag_over_docs[0].stdout
+
+
+def test_missing_word_vectors_are_said_in_a_sentence(tmp_path):
+    (tmp_path / "wordllama.py").write_text("raise ImportError('No module named wordllama')")
+    arguments = ("--embedding", "wordllama")
+    ran = run(
+        "rag_over_docs", *arguments, store=tmp_path / "store", expect=1, PYTHONPATH=with_first(tmp_path)
+    )
+    assert "These embeddings need: pip install wordllama" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.heavy
+def test_real_word_vectors_are_traced_under_the_name_of_their_model(tmp_path):
+    pytest.importorskip("wordllama", reason="real word vectors need: pip install wordllama (19 MB)")
+    question = "Where do traces go when there is no collector?"
+    run("rag_over_docs", question, "--embedding", "wordllama", store=tmp_path)
+    told = traces(tmp_path)
+    embedded = [span for trace in told for span in of_kind(trace, "embedding")]
+    assert [span["name"] for span in embedded] == ["embeddings wordllama"] * 2
+    assert {span["attributes"]["gen_ai.embeddings.dimension.count"] for span in embedded} == {256}
+    assert_no_content(told, question)
+
+
+@pytest.fixture(scope="module")
+def agent_handoff(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[subprocess.CompletedProcess[str], Trace]:
+    store = tmp_path_factory.mktemp("agent_handoff")
+    ran = run("agent_handoff", store=store)
+    (trace,) = traces(store)
+    return ran, trace
+
+
+def test_agents_that_hand_over_to_each_other_are_one_trace(agent_handoff):
+    _, trace = agent_handoff
+    root = root_of(trace)
+    assert root["name"] == "invoke_workflow AgentWorkflow"
+    assert {span["attributes"]["ai.agent.session.id"] for span in trace} == {"customer-7"}
+    assert {span["attributes"]["ai.agent.outcome"] for span in trace} == {"success"}
+    assert_children_lie_within_their_parents(trace)
+    steps = {span["span_id"]: span for span in of_kind(trace, "chain")}
+    assert {step["parent_id"] for step in steps.values()} == {root["span_id"]}
+    assert [
+        (steps[span["parent_id"]]["name"], span["name"])
+        for kind in ("model", "tool")
+        for span in of_kind(trace, kind)
+    ] == [("AgentWorkflow.run_agent_step", "chat scripted-1")] * 5 + [
+        ("AgentWorkflow.call_tool", f"execute_tool {tool}")
+        for tool in ("look_up_order", "handoff", "quote_refund", "handoff")
+    ]
+
+
+def test_each_model_call_names_the_agent_that_made_it(agent_handoff):
+    _, trace = agent_handoff
+    calls = of_kind(trace, "model")
+    assert [call["attributes"]["gen_ai.agent.name"] for call in calls] == [
+        "front_desk",
+        "front_desk",
+        "cashier",
+        "cashier",
+        "front_desk",
+    ]
+    asked = [call["input_tokens"] for call in calls]
+    assert asked == sorted(asked)  # what one agent was told, the next one knows
+    assert [call["attributes"]["gen_ai.response.finish_reasons"] for call in calls] == [
+        *[["tool_calls"]] * 4,
+        ["stop"],
+    ]
+
+
+def test_handing_over_is_an_event_of_the_tool_that_does_it(agent_handoff):
+    _, trace = agent_handoff
+    assert [
+        (tool["name"], [event["name"] for event in tool["events"]]) for tool in of_kind(trace, "tool")
+    ] == [
+        ("execute_tool look_up_order", []),
+        ("execute_tool handoff", ["ai.agent.handoff"]),
+        ("execute_tool quote_refund", []),
+        ("execute_tool handoff", ["ai.agent.handoff"]),
+    ]
+
+
+def test_what_agents_say_stays_in_the_process(agent_handoff):
+    ran, trace = agent_handoff
+    assert ran.stdout == ("Yes: you have 30 days to return them, and you get the full 179.00 EUR back.\n")
+    assert_no_content([trace], "179.0", "A-1042", "headphones", "It is about money", "Talks with customers")
+
+
+def test_a_langgraph_node_that_asks_llama_index_is_one_trace(tmp_path):
+    ran = run("llama_index_in_langgraph", store=tmp_path)
+    (trace,) = traces(tmp_path)
+    assert outline(trace) == (
+        "workflow: invoke_workflow shop_graph\n"
+        "  chain: look_up\n"
+        "    workflow: invoke_workflow RetrieverQueryEngine\n"
+        "      retriever: retrieval SimpleVectorStore\n"
+        "        embedding: embeddings hashed-words\n"
+        "      chain: CompactAndRefine\n"
+        "        model: chat scripted-1\n"
+        "  chain: reply\n"
+        "    model: chat scripted-1\n"
+    )
+    assert_children_lie_within_their_parents(trace)
+    assert [span["attributes"]["ai.agent.framework"] for span in trace] == [
+        "langchain",
+        "langchain",
+        *["llama_index"] * 5,
+        "langchain",
+        "langchain",
+    ]
+    assert tree_of(ran)[:-2] == [
+        "◇ shop_graph",
+        "├ ◇ RetrieverQueryEngine",
+        "│ ├ ≡ SimpleVectorStore",
+        "│ │ └ ∷ embeddings  hashed-words",
+        "│ └ ✦ chat  scripted-1",
+        "└ ✦ chat  scripted-1",
+    ]
+    assert ran.stdout == "You have 30 days, even if you have used them.\n"
+    assert_no_content([trace], "headphones", "Headphones", "30 days")
+
+
 def test_every_example_is_tested_and_short():
     lines = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in EXAMPLES.glob("*.py")}
     lengths = {name: len(text) for name, text in lines.items() if 'if __name__ == "__main__":' in text}
-    assert lengths.keys() == {"quickstart", "async_agent", "interrupt_resume", "manual_spans"}
+    assert lengths.keys() == {
+        "quickstart",
+        "async_agent",
+        "interrupt_resume",
+        "manual_spans",
+        "rag_over_docs",
+        "agent_handoff",
+        "llama_index_in_langgraph",
+    }
     assert {
         name: length for name, length in lengths.items() if length > (120 if name == "quickstart" else 80)
     } == {}

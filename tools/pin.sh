@@ -18,4 +18,4 @@ members=(packages/*/pyproject.toml integrations/*/pyproject.toml)
 pin constraints.txt dev "${members[@]}" --all-extras "$@"
 pin constraints-oldest.txt oldest "$@"
 pin constraints-newest.txt newest --no-deps "$@"
-pin constraints-local.txt local "$@"
+pin constraints-local.txt local --constraint constraints.txt "$@" # installed over the pins of `dev`
