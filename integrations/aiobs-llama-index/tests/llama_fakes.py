@@ -172,7 +172,7 @@ def _calling(calls: list[tuple[str, Any]]) -> ChatMessage:
             for number, (name, arguments) in enumerate(calls, 1)
         ]
         return ChatMessage(role="assistant", blocks=blocks)
-    selections = [  # as llama-index-core 0.14.0 has them
+    selections = [  # as llama-index-core had them
         ToolSelection(tool_id=f"call-{number}", tool_name=name, tool_kwargs=arguments)
         for number, (name, arguments) in enumerate(calls, 1)
     ]

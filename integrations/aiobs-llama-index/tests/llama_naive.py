@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
 from aiobs_llama_index import AiObsCallbackHandler
 from aiobs_testing.capture import Telemetry
+
+# Some traps have come with later versions: there a naive handler does not fail.
+_IS_TRAPPED = tuple(map(int, version("llama-index-core").split(".")[:3])) >= (0, 14, 24)
 
 
 class Subject:
@@ -228,4 +232,5 @@ def fails_with_naive(check: Callable[..., Any]) -> Callable[..., Any]:
         with pytest.raises(AssertionError):
             check(*args, subject=subject, **kwargs)
 
-    return pytest.mark.parametrize("subject", ["aiobs", "naive"], indirect=True)(test)
+    subjects = ["aiobs", "naive"] if _IS_TRAPPED else ["aiobs"]
+    return pytest.mark.parametrize("subject", subjects, indirect=True)(test)

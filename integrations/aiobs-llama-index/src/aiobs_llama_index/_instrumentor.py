@@ -21,7 +21,7 @@ class LlamaIndexInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # Any: th
     """
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        return ("llama-index-core >= 0.14, < 0.15",)
+        return ("llama-index-core >= 0.14.21, < 0.15",)
 
     def _instrument(self, **_: Any) -> None:
         self._handler = AiObsCallbackHandler()

@@ -172,6 +172,7 @@ class Reader:
         """The agent that the runs inside `span` belong to, where their own framework does not say."""
         asked: list[AgentSpan] = []
         above: AgentSpan | None = span
+        is_agent = False
         agent: str | None = None
         while above is not None and agent is None:
             if (known := above.agent_inside) != "":
@@ -180,7 +181,9 @@ class Reader:
             asked.append(above)
             operation = self._operation(above)
             if operation is not None:
-                agent = operation.name if operation.kind is _AGENT else operation.agent
+                is_agent = is_agent or operation.kind is _AGENT or above.promoted_kind == _AGENT
+                agent = operation.name if is_agent else operation.agent
+                is_agent = operation.parent_kind is _AGENT  # the run above, as this one proves
             above = above.parent
         for each in asked:
             each.agent_inside = agent
@@ -205,6 +208,7 @@ class Reader:
         operation, span = run.operation, run.span
         if operation.parent_kind is not None and parent.promoted_kind != _AGENT:  # the stronger claim
             parent.promoted_kind = operation.parent_kind
+            parent.agent_inside = ""  # to be asked again
         if run.status is _INTERRUPTED:
             parent.interrupted_below = True
         elif run.status is _ERROR:
