@@ -17,6 +17,7 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # re-exported
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
+from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from aiobs_core import Recorder, get_recorder
 from aiobs_core.adapter import SharedHandler, report_overlap
@@ -83,7 +84,10 @@ class _Spans(BaseSpanHandler[Any]):
         if rule is not None and _observers:
             get_recorder().start(
                 id_,
-                rule.asked(instance, bound_args.arguments, tags),
+                # A workflow's run is told of without the tags that its steps come with.
+                rule.asked(
+                    instance, bound_args.arguments, active_instrument_tags.get() if tags is None else tags
+                ),
                 scope=_SCOPE,
                 plumbing=rule.is_plumbing,
                 subject=instance if rule.is_atomic else None,

@@ -112,10 +112,13 @@ def _named(rule: Rule, name: str, provider: str | None = None) -> Rule:
 def _function(name: str, method: str) -> Rule | None:
     if name.startswith("run_jobs"):  # LlamaIndex's own, around whatever runs concurrently
         return None
-    is_agents = name.startswith(("BaseWorkflowAgent.", "AgentWorkflow."))
-    stage = _STEP_STAGES.get(method) if is_agents else None
-    asked = Operation(kind=Kind.CHAIN, name=name, stage=stage, attributes={semconv.GRAPH_NODE: method})
-    return Rule(asked, read=operation.agent_step if is_agents else None, is_plumbing=True)
+    if name.startswith(
+        ("BaseWorkflowAgent.", "AgentWorkflow.")
+    ):  # LlamaIndex's own steps of every agent: no nodes of the application's
+        asked = Operation(kind=Kind.CHAIN, name=name, stage=_STEP_STAGES.get(method))
+        return Rule(asked, read=operation.agent_step, is_plumbing=True)
+    asked = Operation(kind=Kind.CHAIN, name=name, attributes={semconv.GRAPH_NODE: method})
+    return Rule(asked, is_plumbing=True)
 
 
 def _provider(cls: type) -> str | None:
