@@ -156,6 +156,7 @@ async def test_a_stream_with_usage(
     found = the_span(telemetry)["attributes"]
     assert (found[semconv.USAGE_INPUT_TOKENS], found[semconv.USAGE_OUTPUT_TOKENS]) == (11, 7)
     assert found[semconv.USAGE_SOURCE] == "reported"
+    assert found[semconv.GEN_AI_RESPONSE_FINISH_REASONS] == ("stop",)
 
 
 def test_a_refused_request(telemetry: Telemetry, handler: AiObsCallbackHandler, llm: Any) -> None:

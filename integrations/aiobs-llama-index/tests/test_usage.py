@@ -7,7 +7,8 @@ from typing import Any
 
 import llama_index.core
 import pytest
-from llama_fakes import FakeLLM, PlainLLM, ask
+from llama_fakes import FakeLLM, PlainLLM, ask, look_tool
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import TextBlock
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.llms import (
@@ -194,6 +195,18 @@ def test_tags_name_conversation_and_request(telemetry: Telemetry, handler: AiObs
     found = attributes(telemetry)
     assert (found[semconv.SESSION_ID], found[semconv.REQUEST_ID]) == ("s-4", "r-17")
     assert "canary-51c0" not in telemetry.raw()[0].to_json()
+
+
+async def test_an_agents_tool_has_the_id_of_its_call(
+    telemetry: Telemetry, handler: AiObsCallbackHandler
+) -> None:
+    llm = FakeLLM(responses=[[("look", {"what": "a"}), ("look", {"what": "b"})], "done"])
+    await FunctionAgent(name="helper", tools=[look_tool()], llm=llm, streaming=False).run(user_msg="hello")
+    tools = [span["attributes"] for span in telemetry.spans() if span["name"] == "execute_tool look"]
+    assert sorted(found[semconv.GEN_AI_TOOL_CALL_ID] for found in tools) == ["call-1", "call-2"]
+    assert {found[semconv.AGENT_NAME] for found in tools} == {"helper"}
+    with_id = [span for span in telemetry.spans() if semconv.GEN_AI_TOOL_CALL_ID in span["attributes"]]
+    assert len(with_id) == 2
 
 
 # --- the estimator ------------------------------------------------------------------------------------------------------

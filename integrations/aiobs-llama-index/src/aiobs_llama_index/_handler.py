@@ -19,7 +19,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
-from aiobs_core import Recorder, get_recorder
+from aiobs_core import Recorder, get_recorder, semconv
 from aiobs_core.adapter import SharedHandler, report_overlap
 from aiobs_llama_index import _outcome as outcome
 from aiobs_llama_index._rules import rule_of
@@ -132,6 +132,10 @@ def _on_chunk(recorder: Recorder, event: Any) -> None:
     response = event.response
     if response.delta or outcome.calls_a_tool(response):
         recorder.chunk(event.span_id)
+        return
+    span = recorder.find(event.span_id)
+    if span is not None and (reasons := outcome.finish_of_stream(response)):
+        span.set_attribute(semconv.GEN_AI_RESPONSE_FINISH_REASONS, reasons)
 
 
 def _on_chat_error(recorder: Recorder, event: Any) -> None:

@@ -111,12 +111,12 @@ def agent(operation: Operation, instance: Any, _: Arguments) -> Said:
     return {"name": instance.name or operation.name}
 
 
-def agent_step(operation: Operation, _: Any, arguments: Arguments) -> Said:
-    """Of the agent that its event names; one that calls a tool has the id of the call."""
+def agent_step(_: Operation, __: Any, arguments: Arguments) -> Said:
+    """Of the agent that its event names; the tool inside does not know the id of its call."""
     event = getattr(
         arguments.get("ev"), "__dict__", {}
     )  # attributes that an event does not have are slow to ask for
     said, call_id = {"agent": event.get("current_agent_name")}, event.get("tool_id")
     if isinstance(call_id, str):
-        said["attributes"] = {**operation.attributes, semconv.GEN_AI_TOOL_CALL_ID: call_id}
+        said["inside"] = {semconv.GEN_AI_TOOL_CALL_ID: call_id}
     return said

@@ -44,6 +44,11 @@ def calls_a_tool(response: Any) -> bool:
     return said is not None and bool(_tool_calls(said))
 
 
+def finish_of_stream(response: Any) -> tuple[str, ...]:
+    """Why the model stopped, of a chunk that says nothing else: OpenAI's last one carries the usage and no choices."""
+    return _finish_reasons(fields_of(response.raw))
+
+
 # --- runs that go on in what they return: True if this one does ---------------------------------------------------------
 
 
@@ -78,18 +83,21 @@ def _model(response: Any) -> Outcome:
     if calls:
         attributes[semconv.OUTPUT_TOOL_CALL_COUNT] = len(calls)
     fields = fields_of(raw)
-    choices = fields.get("choices")
-    choices = [fields_of(choice) for choice in choices] if isinstance(choices, (list, tuple)) else ()
     return Outcome(
         usage=usage_in(fields) or usage_of(more),
         model=response_model(fields),
         response_id=response_id(fields),
-        finish_reasons=tuple(
-            reason for source in choices or (fields, more) if (reason := finish_reason(source))
-        ),
+        finish_reasons=_finish_reasons(fields, more),
         attributes=attributes,
         content=partial(messages, (response.text if said is None else said,)),
     )
+
+
+def _finish_reasons(*sources: Mapping[str, Any]) -> tuple[str, ...]:
+    choices = sources[0].get("choices")
+    if isinstance(choices, (list, tuple)) and choices:
+        sources = tuple(map(fields_of, choices))
+    return tuple(reason for source in sources if (reason := finish_reason(source)))
 
 
 def _tool_calls(said: Any) -> Sequence[Any]:

@@ -105,6 +105,7 @@ class Operation(NamedTuple):
         content: Input messages, rendered only on demand.
         parent_kind: What this run proves about its parent (a graph node's parent is a graph).
         resumes: True if the run continues a paused one of the same conversation.
+        inside: Attributes of the runs directly inside, which their own callbacks do not tell.
         attempt_of: Siblings with the same value are attempts of the same thing; numbered from the second on, since
             the first has been exported before anybody can know that there is another.
     """
@@ -126,6 +127,7 @@ class Operation(NamedTuple):
     parent_kind: Kind | None = None
     resumes: bool = False
     attempt_of: Hashable | None = None
+    inside: Attributes = _NO_ATTRIBUTES
 
 
 class Outcome(NamedTuple):

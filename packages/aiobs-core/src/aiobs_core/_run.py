@@ -99,8 +99,10 @@ class Reader:
         run = Run(span, operation, self._outcome(span))
         parent = self._recorded_parent(span)
         if run.agent is None and parent is not None:
-            inside = parent.agent_inside
-            run.agent = inside if inside != "" else self._agent_inside(parent)
+            agent = parent.agent_inside
+            run.agent = agent if agent != "" else self._agent_inside(parent)
+        if parent is not None and (given := parent.operation.inside):  # type: ignore[union-attr]  # it has been read
+            run.extra.update(given)
         run.parent = span.parent_context or (parent.own_context() if parent is not None else None)
         self._settle_status(run)
         if run.status is _SUCCESS and span.error_below is not None:
