@@ -1,0 +1,194 @@
+"""Methods that are recorded for one object or for a family of classes, and are put back as they were."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aiobs_core import Kind, Operation, Outcome, semconv
+from aiobs_core.methods import Method, ObservedMethods
+from aiobs_testing import Telemetry
+
+
+class Base:
+    def work(self, items: list[str]) -> list[str]:
+        return items
+
+    async def awork(self, items: list[str]) -> list[str]:
+        await asyncio.sleep(0)
+        return self.work(items)
+
+
+class Left(Base):
+    def work(self, items: list[str]) -> list[str]:
+        return super().work(items)
+
+
+class Right(Base):
+    def work(self, items: list[str]) -> list[str]:
+        return super().work(items)
+
+
+class Both(Left, Right):
+    """Found by two ways."""
+
+
+class Slotted(Base):
+    __slots__ = ("name",)
+
+
+class Static(Base):
+    @staticmethod
+    def work(items: list[str]) -> list[str]:  # type: ignore[override]
+        return items
+
+
+class Checked(Base):
+    """Knows only its own fields, as models do."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+def read(instance: Any, name: str, arguments: tuple[Any, ...], keywords: Any) -> Operation:
+    items = keywords.get("items", arguments[0] if arguments else None)
+    attributes = {semconv.EMBEDDING_TEXT_COUNT: len(items)}
+    return Operation(kind=Kind.CHAIN, name=f"{type(instance).__name__}.{name}", attributes=attributes)
+
+
+def observed_methods(outcome: Callable[[Any], Any] = lambda _: None, **more: Any) -> ObservedMethods:
+    return ObservedMethods(Base, "aiobs.toy", {"work": Method(read, outcome, **more)})
+
+
+def names(telemetry: Telemetry) -> list[str]:
+    return [span["name"].removeprefix("invoke_workflow ") for span in telemetry.spans()]
+
+
+@pytest.mark.parametrize("cls", [Base, Left, Both, Slotted, Checked])
+def test_one_object_is_recorded_and_others_are_not(telemetry: Telemetry, cls: type[Base]) -> None:
+    items = ["a", "b"]
+    made = observed_methods().observe(cls())
+    assert made.work(items) is items
+    assert made.work(items=items) is items
+    assert cls().work(items) is items
+    assert names(telemetry) == [f"{cls.__name__}.work"] * 2
+    assert {span["attributes"][semconv.EMBEDDING_TEXT_COUNT] for span in telemetry.spans()} == {2}
+
+
+async def test_an_async_method_that_is_made_of_the_sync_one_is_one_call(telemetry: Telemetry) -> None:
+    await observed_methods().observe(Base()).awork(["a"])
+    assert names(telemetry) == ["Base.awork"]
+
+
+def test_what_is_changed_after_the_call_was_as_it_was(telemetry: Telemetry) -> None:
+    items = ["a"]
+    observed_methods().observe(Base()).work(items)
+    items.append("b")
+    assert telemetry.spans()[0]["attributes"][semconv.EMBEDDING_TEXT_COUNT] == 1
+
+
+def test_all_classes_are_recorded_also_later_ones_and_put_back(telemetry: Telemetry) -> None:
+    family = [Base, Left, Right, Both, Slotted, Static, Checked]
+    before = [dict(vars(cls)) for cls in family]
+    methods = observed_methods()
+    methods.install()
+    methods.install()
+    Both().work(["a"])
+    Static().work(["a"])  # no method of an object: left alone
+
+    class Later(Base):
+        def work(self, items: list[str]) -> list[str]:
+            return [*items]
+
+    Later().work(["a"])
+    methods.uninstall()
+    methods.uninstall()
+    assert [dict(vars(cls)) for cls in family] == before
+    Both().work(["a"])
+    Later().work(["a"])
+    assert names(telemetry) == ["Both.work", "Later.work"]
+
+
+def test_a_hook_for_new_classes_of_the_base_itself_still_runs(telemetry: Telemetry) -> None:
+    made: list[tuple[str, Any]] = []
+
+    class Registry:
+        def __init_subclass__(cls, *, tag: str = "", **keywords: Any) -> None:
+            super().__init_subclass__(**keywords)
+            made.append((cls.__name__, tag))
+
+        def work(self, items: list[str]) -> list[str]:
+            return items
+
+    methods = ObservedMethods(Registry, "aiobs.toy", {"work": Method(read, lambda _: None)})
+    methods.install()
+
+    class Tagged(Registry, tag="t"):
+        pass
+
+    methods.uninstall()
+
+    class Untagged(Registry):
+        pass
+
+    assert made == [("Tagged", "t"), ("Untagged", "")]
+
+
+def test_an_error_is_the_same_object(telemetry: Telemetry) -> None:
+    error = LookupError("canary-51c0")
+
+    class Fails(Base):
+        def work(self, items: list[str]) -> list[str]:
+            raise error
+
+    with pytest.raises(LookupError) as caught:
+        observed_methods().observe(Fails()).work(["a"])
+    assert caught.value is error
+    assert telemetry.spans()[0]["attributes"]["error.type"] == "LookupError"
+    assert "canary-51c0" not in telemetry.raw()[0].to_json()
+
+
+def test_a_result_that_cannot_be_read_marks_the_span_only(telemetry: Telemetry) -> None:
+    def broken(_: Any) -> Outcome:
+        raise KeyError
+
+    assert observed_methods(broken).observe(Base()).work(["a"]) == ["a"]
+    assert telemetry.spans()[0]["attributes"][semconv.TELEMETRY_ERROR] == "KeyError"
+    telemetry.forgive_warnings()
+
+
+def test_a_call_that_is_part_of_the_run_around_it_is_not_recorded(telemetry: Telemetry) -> None:
+    observed_methods(is_part=lambda: True).observe(Base()).work(["a"])
+    assert telemetry.spans() == []
+
+
+def test_classes_that_are_made_while_threads_switch_it_on_and_off(telemetry: Telemetry) -> None:
+    methods, errors = observed_methods(), []
+    before = dict(vars(Base))
+
+    def switch() -> None:
+        for _ in range(100):
+            methods.install()
+            methods.uninstall()
+
+    def make() -> None:
+        try:
+            for _ in range(100):
+                cls = type("Made", (Base,), {"work": lambda self, items: items})
+                assert cls().work(["a"]) == ["a"]
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=each) for each in (switch, switch, make, make)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert errors == []
+    methods.uninstall()
+    assert dict(vars(Base)) == before
+    telemetry.spans()
