@@ -168,16 +168,19 @@ def test_the_object_is_the_same_and_of_its_class(telemetry: Telemetry, make: Any
     assert observed(made) is made
     assert isinstance(made, cls)
     assert (type(made).__name__, type(made).__module__) == (cls.__name__, cls.__module__)
+    assert type(made) is cls
     assert vars(made) == state
 
 
-def test_copies_go_on_and_pickles_are_plain(telemetry: Telemetry) -> None:
+def test_copies_are_other_objects(telemetry: Telemetry) -> None:
     for make in (fake, Model):
         made = observed(make())
-        pickled = pickle.loads(pickle.dumps(made))
-        assert type(pickled) is type(make())
-        for each in (pickled, copy.copy(made), copy.deepcopy(made)):
+        assert made == made
+        for each in (pickle.loads(pickle.dumps(made)), copy.copy(made), copy.deepcopy(made)):
+            assert type(each) is type(made)
             assert len(each.embed_query("house")) in {3, 8}
+    assert observed(fake()) == fake()
+    assert telemetry.spans() == []
 
 
 def test_other_objects_are_not_observed(telemetry: Telemetry) -> None:

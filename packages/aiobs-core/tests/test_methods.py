@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from aiobs_core import Kind, Operation, Outcome, semconv
-from aiobs_core.methods import Method, ObservedMethods
+from aiobs_core.methods import Call, Method, ObservedMethods
 from aiobs_testing import Telemetry
 
 
@@ -54,10 +56,23 @@ class Checked(Base):
         raise AttributeError(name)
 
 
-def read(instance: Any, name: str, arguments: tuple[Any, ...], keywords: Any) -> Operation:
-    items = keywords.get("items", arguments[0] if arguments else None)
+def read(call: Call) -> Operation:
+    items = call.keywords.get("items", call.arguments[0] if call.arguments else None)
     attributes = {semconv.EMBEDDING_TEXT_COUNT: len(items)}
-    return Operation(kind=Kind.CHAIN, name=f"{type(instance).__name__}.{name}", attributes=attributes)
+    return Operation(
+        kind=Kind.CHAIN, name=f"{type(call.instance).__name__}.{call.method}", attributes=attributes
+    )
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    family = [Base, Left, Right, Both, Slotted, Static, Checked]
+    before = [dict(vars(cls)) for cls in family]
+    yield
+    for cls, names_before in zip(family, before, strict=True):
+        for name in ("work", "awork"):
+            if name in names_before:
+                setattr(cls, name, names_before[name])
 
 
 def observed_methods(outcome: Callable[[Any], Any] = lambda _: None, **more: Any) -> ObservedMethods:
@@ -85,10 +100,63 @@ async def test_an_async_method_that_is_made_of_the_sync_one_is_one_call(telemetr
 
 
 def test_what_is_changed_after_the_call_was_as_it_was(telemetry: Telemetry) -> None:
-    items = ["a"]
-    observed_methods().observe(Base()).work(items)
-    items.append("b")
-    assert telemetry.spans()[0]["attributes"][semconv.EMBEDDING_TEXT_COUNT] == 1
+    items, made = ["a"], observed_methods().observe(Base())
+    made.work(items)
+    made.work(items=items)
+    items.clear()
+    assert [span["attributes"][semconv.EMBEDDING_TEXT_COUNT] for span in telemetry.spans()] == [1, 1]
+
+
+async def test_a_coroutine_function_that_a_decorator_hides(telemetry: Telemetry) -> None:
+    class Hidden(Base):
+        def work(self, items: list[str]) -> Any:
+            return self.later(items)
+
+        async def later(self, items: list[str]) -> list[str]:
+            await asyncio.sleep(0.01)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await observed_methods().observe(Hidden()).work(["a"])
+    assert telemetry.spans()[0]["attributes"]["error.type"] == "LookupError"
+
+
+def test_classes_that_refuse_are_left_alone(telemetry: Telemetry) -> None:
+    class Refusing(type):
+        def __setattr__(cls, name: str, value: object) -> None:
+            raise TypeError(name)
+
+    methods = observed_methods()
+    frozen = Refusing("Frozen", (Base,), {"work": lambda self, items: items})
+    methods.install()
+    later = Refusing("Later", (Base,), {"work": lambda self, items: items})
+    assert (frozen().work(["a"]), later().work(["a"])) == (["a"], ["a"])
+    Base().work(["a"])
+    methods.uninstall()
+    assert names(telemetry) == ["Base.work"]
+    assert sum("could not be wrapped" in warning for warning in telemetry.warnings) == 1
+    telemetry.forgive_warnings()
+    del frozen, later
+    gc.collect()
+
+
+def test_classes_that_nobody_keeps_are_collected(telemetry: Telemetry) -> None:
+    methods = observed_methods()
+    methods.install()
+    made = weakref.WeakSet(type("Made", (Base,), {"work": lambda self, items: items}) for _ in range(20))
+    gc.collect()
+    methods.uninstall()
+    assert len(made) == 0
+
+
+def test_objects_that_are_observed_stay_so_when_the_rest_is_put_back(telemetry: Telemetry) -> None:
+    methods = observed_methods()
+    made = methods.observe(Left())
+    methods.install()
+    methods.uninstall()
+    made.work(["a"])
+    Left().work(["a"])
+    assert names(telemetry) == ["Left.work"]
 
 
 def test_all_classes_are_recorded_also_later_ones_and_put_back(telemetry: Telemetry) -> None:

@@ -168,6 +168,10 @@ def test_counts_added_to_an_unknown_total_leave_it_unknown():
     assert usage_of({"output_tokens": 9, "cache_read_input_tokens": 8}) == Usage(
         output_tokens=9, cache_read_tokens=8
     )
+    # Gemini leaves out a count of nothing: it was cut off while it was thinking.
+    assert usage_of({"prompt_token_count": 5, "thoughts_token_count": 100}) == Usage(
+        input_tokens=5, output_tokens=100, reasoning_tokens=100
+    )
 
 
 @pytest.mark.parametrize("response", [None, "", 7, [], {}, {"usage": {}}, {"usage": "many"}, object()])

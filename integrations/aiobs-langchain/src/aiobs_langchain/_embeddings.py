@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
-from opentelemetry import trace
 
 from aiobs_core import Kind, Operation, Stage, semconv
-from aiobs_core.adapter import found_documents, found_vectors
-from aiobs_core.methods import Method, ObservedMethods
+from aiobs_core.adapter import current_subject, found_documents, found_vectors
+from aiobs_core.methods import Call, Method, ObservedMethods
 from aiobs_core.providers import base_url, provider_name, request_model
-from aiobs_langchain import _operation as operation
+from aiobs_langchain._handler import SCOPE, Retrieval
 
 T = TypeVar("T", Embeddings, VectorStore)
-Arguments = tuple[Any, ...]
+_NO_PROVIDERS: Final = {"core", "community", "classic", "experimental", "tests"}  # LangChain's own packages
 
 
-def _embedding(instance: Any, _: str, arguments: Arguments, keywords: Mapping[str, Any]) -> Operation:
-    fields, texts = vars(instance), keywords.get("texts", arguments[0] if arguments else "")
-    model = request_model(fields)
+def _embedding(call: Call) -> Operation:
+    texts = call.keywords.get("texts", call.arguments[0] if call.arguments else "")
+    count = 1 if isinstance(texts, str) else len(texts) if hasattr(texts, "__len__") else None
+    model = request_model(call.fields)
     return Operation(
         kind=Kind.EMBEDDING,
-        name=model or type(instance).__name__,
+        name=model or type(call.instance).__name__,
         model=model,
-        provider=_provider(instance),
-        endpoint=base_url(fields),
-        attributes={semconv.EMBEDDING_TEXT_COUNT: 1 if isinstance(texts, str) else len(texts)},
+        provider=_provider(call.instance),
+        endpoint=base_url(call.fields),
+        attributes={} if count is None else {semconv.EMBEDDING_TEXT_COUNT: count},
     )
 
 
-def _search(instance: Any, *_: Any) -> Operation:
-    return Operation(kind=Kind.RETRIEVER, name=type(instance).__name__)
+def _search(call: Call) -> Operation:
+    return Operation(kind=Kind.RETRIEVER, name=type(call.instance).__name__)
 
 
-def _write(instance: Any, method: str, *_: Any) -> Operation:
-    return Operation(kind=Kind.CHAIN, name=f"{type(instance).__name__}.{method}", stage=Stage.PRE_PROCESS)
+def _write(call: Call) -> Operation:
+    name = f"{type(call.instance).__name__}.{call.method}"
+    return Operation(kind=Kind.CHAIN, name=name, stage=Stage.PRE_PROCESS)
 
 
 def _provider(instance: Any) -> str | None:
@@ -45,18 +45,15 @@ def _provider(instance: Any) -> str | None:
     package = type(instance).__module__.partition(".")[0]
     if type(instance).__name__.startswith("Azure"):  # of the same package as OpenAI's
         return provider_name("azure_openai")
-    known = package.startswith("langchain_") and package not in {"langchain_core", "langchain_community"}
-    return provider_name(package.removeprefix("langchain_")) if known else None
+    name = package.removeprefix("langchain_")
+    return None if name == package or name in _NO_PROVIDERS else provider_name(name)
 
 
 def _is_in_retriever() -> bool:
     """Whether the run around is LangChain's own of the retriever that searches this store."""
-    around: Any = trace.get_current_span()
-    source = getattr(around.current(), "operation", None) if hasattr(around, "current") else None
-    return getattr(source, "func", None) is operation.retriever
+    return isinstance(current_subject(), Retrieval)
 
 
-_SCOPE: Final = "aiobs.langchain"
 _EMBEDS: Final = Method(_embedding, found_vectors)
 _FINDS: Final = Method(_search, found_documents, _is_in_retriever)
 _WRITES: Final = Method(_write, lambda _: None)
@@ -69,11 +66,11 @@ _SEARCHES: Final = (
     "max_marginal_relevance_search_by_vector",
 )
 EMBEDDINGS: Final = ObservedMethods(
-    Embeddings, _SCOPE, dict.fromkeys(("embed_documents", "embed_query"), _EMBEDS)
+    Embeddings, SCOPE, dict.fromkeys(("embed_documents", "embed_query"), _EMBEDS)
 )
 STORES: Final = ObservedMethods(
     VectorStore,
-    _SCOPE,
+    SCOPE,
     dict.fromkeys(_SEARCHES, _FINDS) | dict.fromkeys(("add_documents", "add_texts", "delete"), _WRITES),
 )
 
@@ -81,8 +78,8 @@ STORES: Final = ObservedMethods(
 def observed(target: T) -> T:
     """Record the calls of one embedding model or vector store, for which LangChain has no callbacks.
 
-    The object itself is changed and returned: it gets a subclass of its class. A search inside LangChain's run of a
-    retriever is not recorded, since that run stands for it; the embedding of the query is.
+    The same object is returned. A search inside LangChain's run of a retriever is not recorded, since that run stands for
+    it; the embedding of the query is.
 
     Args:
         target: An `Embeddings` or a `VectorStore`.
@@ -96,7 +93,9 @@ def observed(target: T) -> T:
         8
     """
     if isinstance(target, Embeddings):
-        return EMBEDDINGS.observe(target)
+        EMBEDDINGS.observe(target)
     if isinstance(target, VectorStore):
-        return STORES.observe(target)
+        STORES.observe(target)
+    if isinstance(target, (Embeddings, VectorStore)):
+        return target
     raise TypeError(f"observed(): expected an Embeddings or a VectorStore, got {type(target).__name__}")

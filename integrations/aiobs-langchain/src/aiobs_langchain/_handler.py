@@ -15,12 +15,12 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 
 from aiobs_core import Operation, get_recorder, semconv
-from aiobs_core.adapter import SharedHandler, found_documents, frame_outside, report_overlap
+from aiobs_core.adapter import SharedHandler, found_documents, frame_outside, outcome_of, report_overlap
 from aiobs_langchain import _operation as operation
 from aiobs_langchain import _outcome as outcome
 from aiobs_langchain._operation import Metadata, Serialized, Tags
 
-_SCOPE: Final = "aiobs.langchain"
+SCOPE: Final = "aiobs.langchain"
 _INSTRUMENTORS: Final = {
     "openinference.instrumentation.langchain": "OpenInference's LangChainInstrumentor",
     "opentelemetry.instrumentation.langchain": "OpenLLMetry's LangchainInstrumentor",
@@ -36,7 +36,13 @@ def _langsmith() -> str | None:
     return None
 
 
-def _starts(read: Callable[..., Operation], *, is_chain: bool = False) -> Any:
+class Retrieval:
+    """The subject of a retriever's run: a search of a vector store right inside is a part of it."""
+
+
+def _starts(
+    read: Callable[..., Operation], *, is_chain: bool = False, subject: Callable[[], object] | None = None
+) -> Any:
     """The method for a start event, whose arguments `read` understands; LangChain passes the first two by position."""
 
     # Names every argument that LangChain passes, used or not: Python compares one that falls into `**_` with each of
@@ -67,7 +73,7 @@ def _starts(read: Callable[..., Operation], *, is_chain: bool = False) -> Any:
             run_id.int,
             partial(read, serialized, given, tags, metadata, name, own),
             parent=None if parent_run_id is None else parent_run_id.int,
-            scope=_SCOPE,
+            scope=SCOPE,
             plumbing=is_chain
             and parent_run_id is not None
             and (not metadata or metadata.get("lc_agent_name") != name),
@@ -75,6 +81,7 @@ def _starts(read: Callable[..., Operation], *, is_chain: bool = False) -> Any:
             frame_id=0 if parent_run_id is not None else frame_outside("langchain_core.callbacks"),
             # It hands its own config, not its children's, to what it tries.
             adopts=is_chain and name == "RunnableWithFallbacks",
+            subject=None if subject is None else subject(),
         )
 
     return on_start
@@ -86,7 +93,7 @@ def _ends(read: Callable[[Any], Any]) -> Any:
     def on_end(
         self: Any, returned: Any, *, run_id: UUID, parent_run_id: Any = None, tags: Any = None, **_: Any
     ) -> None:
-        self._end(run_id.int, read(returned))
+        self._end(run_id.int, outcome_of(read, returned))
 
     return on_end
 
@@ -121,7 +128,7 @@ class AiObsCallbackHandler(SharedHandler, BaseCallbackHandler):
     on_chain_start = _starts(operation.chain, is_chain=True)
     on_chat_model_start = on_llm_start = _starts(operation.model)
     on_tool_start = _starts(operation.tool)
-    on_retriever_start = _starts(operation.retriever)
+    on_retriever_start = _starts(operation.retriever, subject=Retrieval)
 
     on_chain_end = _ends(outcome.of_chain)
     on_llm_end = _ends(outcome.of_model)

@@ -19,8 +19,8 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
-from aiobs_core import Recorder, get_recorder, semconv
-from aiobs_core.adapter import SharedHandler, report_overlap
+from aiobs_core import AgentSpan, Recorder, get_recorder
+from aiobs_core.adapter import SharedHandler, outcome_of, report_overlap
 from aiobs_llama_index import _outcome as outcome
 from aiobs_llama_index._rules import rule_of
 
@@ -102,9 +102,9 @@ class _Spans(BaseSpanHandler[Any]):
         if span is None or rule is None:  # its event has told of the end, or it has no span
             recorder.end(id_)
         elif rule.goes_on is None or not rule.goes_on(recorder, id_, result):
-            recorder.end(id_, None if rule.outcome is None else rule.outcome(result))
-            if rule.ends_parent and span.parent is not None:
-                recorder.end(span.parent.key)
+            recorder.end(id_, None if rule.outcome is None else outcome_of(rule.outcome, result))
+            if rule.ends_parent and (engine := _engine_of(span)) is not None:
+                recorder.end(engine.key)
         if not _observers:
             _unregister()
 
@@ -135,15 +135,21 @@ def _on_chunk(recorder: Recorder, event: Any) -> None:
         return
     span = recorder.find(event.span_id)
     if span is not None and (reasons := outcome.finish_of_stream(response)):
-        span.set_attribute(semconv.GEN_AI_RESPONSE_FINISH_REASONS, reasons)
+        span.finish_reasons = reasons
 
 
 def _on_chat_error(recorder: Recorder, event: Any) -> None:
     """The writer of a streaming chat engine swallows the error; who reads the stream gets it."""
     writer = recorder.find(event.span_id)
-    if writer is not None and writer.parent is not None:
+    if writer is not None and (engine := _engine_of(writer)) is not None:
         recorder.fail(event.span_id, event.exception)
-        recorder.fail(writer.parent.key, event.exception)
+        recorder.fail(engine.key, event.exception)
+
+
+def _engine_of(writer: AgentSpan) -> AgentSpan | None:
+    """The run of the chat engine that a writer fills the answer of: one that was handed over to its answer."""
+    around = writer.parent
+    return around if around is not None and around.scope == _SCOPE and around.lifetime is not None else None
 
 
 def _on_end(recorder: Recorder, event: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiobs_core import Operation, Recorder, semconv
 from aiobs_core.adapter import from_metadata, text_size
@@ -12,9 +12,14 @@ from aiobs_core.providers import base_url, request_model, request_params
 from aiobs_llama_index import _outcome as outcome
 
 Arguments = Mapping[str, Any]
+Fields = Mapping[str, Any]
 Tags = Mapping[str, Any] | None
 Said = dict[str, Any]
 """What one call says: fields of `Operation`."""
+
+
+_CHANGEABLE: Final = ("messages", "texts")
+_NO_FIELDS: Final[Mapping[str, Any]] = {}
 
 
 class Rule(NamedTuple):
@@ -22,7 +27,8 @@ class Rule(NamedTuple):
 
     Attributes:
         operation: What all its calls have in common.
-        read: Reads one call in the worker: (operation, instance, arguments) → other fields of the operation.
+        read: Reads one call in the worker: (operation, instance, what an atomic one held, arguments) → what else the
+            operation says.
         outcome: Takes from a result what the worker needs.
         goes_on: Whether a result is a stream in which the run goes on; lets it go on there.
         is_plumbing: The call only moves data.
@@ -31,7 +37,7 @@ class Rule(NamedTuple):
     """
 
     operation: Operation
-    read: Callable[[Operation, Any, Arguments], Said] | None = None
+    read: Callable[[Operation, Any, Fields, Arguments], Said] | None = None
     outcome: Callable[[Any], Any] | None = None
     goes_on: Callable[[Recorder, str, Any], bool] | None = None
     is_plumbing: bool = False
@@ -42,27 +48,28 @@ class Rule(NamedTuple):
         """The operation of one call, or what makes it; takes at once what the application could change meanwhile."""
         if self.read is None and not tags:
             return self.operation
-        given = arguments.get("messages")
-        if type(given) is list:
-            arguments = {"messages": tuple(given), "kwargs": arguments.get("kwargs")}
-        return partial(_read, self, instance, arguments, dict(tags) if tags else None)
+        for name in _CHANGEABLE:
+            if type(given := arguments.get(name)) is list:
+                arguments = {name: given.copy(), "kwargs": arguments.get("kwargs")}
+        fields = vars(instance).copy() if self.is_atomic else _NO_FIELDS
+        return partial(_read, self, instance, fields, arguments, dict(tags) if tags else None)
 
 
-def _read(rule: Rule, instance: Any, arguments: Arguments, tags: Tags) -> Operation:
-    said = {} if rule.read is None else rule.read(rule.operation, instance, arguments)
+def _read(rule: Rule, instance: Any, fields: Fields, arguments: Arguments, tags: Tags) -> Operation:
+    said = {} if rule.read is None else rule.read(rule.operation, instance, fields, arguments)
     if tags:
         said.update(from_metadata(tags))
     return rule.operation._replace(**said)
 
 
-def model(operation: Operation, instance: Any, arguments: Arguments) -> Said:
+def model(operation: Operation, instance: Any, fields: Fields, arguments: Arguments) -> Said:
     """A chat or a completion."""
-    fields, options = vars(instance), arguments.get("kwargs") or {}
+    options = arguments.get("kwargs") or {}
     asked = arguments.get("messages")
     if asked is None:  # a completion, whose arguments LlamaIndex's decorator passes on without names
         prompt = arguments.get("prompt") or options.get("prompt") or arguments.get("args") or ""
         asked = prompt[:1] if isinstance(prompt, tuple) else (prompt,)
-    name = _model_name(instance)
+    name = _model_name(instance, fields)
     return {
         "name": name or operation.name,
         "model": name,
@@ -76,42 +83,42 @@ def model(operation: Operation, instance: Any, arguments: Arguments) -> Said:
     }
 
 
-def embedding(operation: Operation, instance: Any, arguments: Arguments) -> Said:
+def embedding(operation: Operation, instance: Any, fields: Fields, arguments: Arguments) -> Said:
     """One text, a query, or a batch."""
-    name, texts = _model_name(instance), arguments.get("texts")
-    attributes = {semconv.EMBEDDING_TEXT_COUNT: len(texts) if isinstance(texts, list) else 1}
-    endpoint = base_url(vars(instance))
+    name, texts = _model_name(instance, fields), arguments.get("texts", ("",))
+    attributes = {semconv.EMBEDDING_TEXT_COUNT: len(texts)} if hasattr(texts, "__len__") else {}
+    endpoint = base_url(fields)
     return {"name": name or operation.name, "model": name, "endpoint": endpoint, "attributes": attributes}
 
 
-def _model_name(instance: Any) -> str | None:
+def _model_name(instance: Any, fields: Fields) -> str | None:
     # `metadata` last: some classes ask their server for it.
-    model = request_model(vars(instance)) or getattr(getattr(instance, "metadata", None), "model_name", None)
+    model = request_model(fields) or getattr(getattr(instance, "metadata", None), "model_name", None)
     return model if model != "unknown" else None  # LlamaIndex's default
 
 
-def retriever(operation: Operation, instance: Any, _: Arguments) -> Said:
+def retriever(operation: Operation, instance: Any, *_: Any) -> Said:
     """Named after the vector store, where there is one."""
     store = getattr(instance, "_vector_store", None)
     return {"name": operation.name if store is None else type(store).__name__}
 
 
-def reranker(_: Operation, instance: Any, __: Arguments) -> Said:
+def reranker(_: Operation, __: Any, fields: Fields, ___: Arguments) -> Said:
     """With the model that it asks, if any."""
-    return {"model": request_model(vars(instance))}
+    return {"model": request_model(fields)}
 
 
-def tool(operation: Operation, instance: Any, _: Arguments) -> Said:
+def tool(operation: Operation, instance: Any, *_: Any) -> Said:
     """Under the name that models call it by."""
     return {"name": instance.metadata.name or operation.name}
 
 
-def agent(operation: Operation, instance: Any, _: Arguments) -> Said:
+def agent(operation: Operation, instance: Any, *_: Any) -> Said:
     """Under its own name."""
     return {"name": instance.name or operation.name}
 
 
-def agent_step(_: Operation, __: Any, arguments: Arguments) -> Said:
+def agent_step(_: Operation, __: Any, ___: Fields, arguments: Arguments) -> Said:
     """Of the agent that its event names; the tool inside does not know the id of its call."""
     event = getattr(
         arguments.get("ev"), "__dict__", {}

@@ -7,12 +7,15 @@ from functools import partial
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final
 
+from llama_index.core.base.llms.types import ChatResponse, CompletionResponse
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.chat_engine.types import StreamingAgentChatResponse
+
 from aiobs_core import Outcome, Recorder, RunStatus, semconv
 from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, message_of, text_size
 from aiobs_core.providers import fields_of, finish_reason, response_id, response_model, usage_in, usage_of
 
-_RESPONSES: Final = ("ChatResponse", "CompletionResponse")
-_STREAMS: Final = ("StreamingResponse", "AsyncStreamingResponse")  # the model is asked when they are read
+_STREAMS: Final = (StreamingResponse, AsyncStreamingResponse)  # the model is asked when they are read
 
 
 # --- in the application's thread: what the worker will need -------------------------------------------------------------
@@ -20,7 +23,7 @@ _STREAMS: Final = ("StreamingResponse", "AsyncStreamingResponse")  # the model i
 
 def of_model(response: Any) -> Any:
     """A model's response, read later; None for anything else, such as a stream."""
-    return partial(_model, response) if type(response).__name__ in _RESPONSES else None
+    return partial(_model, response) if isinstance(response, (ChatResponse, CompletionResponse)) else None
 
 
 def of_tool(result: Any) -> Outcome | None:
@@ -30,7 +33,7 @@ def of_tool(result: Any) -> Outcome | None:
     given = getattr(result, "raw_input", None)
     if getattr(result, "tool_name", None) != "handoff" or not isinstance(given, dict):
         return None
-    return HANDED_OFF if "to_agent" in given.get("kwargs", ()) else None
+    return HANDED_OFF if "to_agent" in (given.get("kwargs") or ()) else None
 
 
 def of_error(error: BaseException) -> Outcome | None:
@@ -56,17 +59,24 @@ def model_stream(recorder: Recorder, key: str, result: Any) -> bool:
     """A model's chunks, of whose end LlamaIndex's decorators tell; of a class without them, only their collection does."""
     if type(result) is not GeneratorType and type(result) is not AsyncGeneratorType:
         return False
-    is_told = result.__name__ == "wrapped_gen"
-    recorder.hand_over(key, result, collected=RunStatus.ABANDONED if is_told else RunStatus.SUCCESS)
+    if result.__name__ != "wrapped_gen":
+        recorder.hand_over(key, result, collected=RunStatus.SUCCESS)
+        return True
+    # The events of a stream that was handed on, as by a subclass that calls `super()`, have the id of the call inside.
+    frame = result.gi_frame if type(result) is GeneratorType else result.ag_frame
+    told_as = frame.f_locals.get("span_id") if frame is not None else None
+    recorder.hand_over(key, result, told_as=told_as if isinstance(told_as, str) else None)
     return True
 
 
 def answer_stream(recorder: Recorder, key: str, result: Any) -> bool:
     """The answer of a query or chat engine; the latter's is filled by a writer, a run of its own that ends it."""
-    name = type(result).__name__
-    if name in _STREAMS:
-        result.response_gen = recorder.follow(key, result.response_gen)
-    elif name == "StreamingAgentChatResponse":
+    if isinstance(result, _STREAMS):
+        followed = recorder.follow(key, result.response_gen)
+        if followed is result.response_gen:  # texts, and no stream of them
+            return False
+        result.response_gen = followed
+    elif isinstance(result, StreamingAgentChatResponse):
         recorder.hand_over(key, result)
     else:
         return False

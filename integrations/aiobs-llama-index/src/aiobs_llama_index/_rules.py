@@ -83,7 +83,7 @@ _RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
 }
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=1_024)  # which bounds how many classes it keeps alive
 def rule_of(cls: type, name: str) -> Rule | None:
     """How calls of a method are recorded; None: not at all, what is inside hangs under the nearest recorded run.
 

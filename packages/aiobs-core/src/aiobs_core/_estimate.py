@@ -24,8 +24,8 @@ class Estimator:
 
     For models of other families than OpenAI's it uses `o200k_base`, which is usually within a fifth of their own count.
     tiktoken may fetch an encoding when it is first used (`TIKTOKEN_CACHE_DIR` holds a copy), so encodings are loaded on a
-    thread of their own; a call that ends more than 3 s before its encoding is there stays without an estimate. Used by the
-    worker only.
+    thread of their own. The first call in an encoding waits for it, for 3 s at the most; calls that are read before it is
+    there stay without an estimate. Used by the worker only.
     """
 
     def __init__(self, health: Health) -> None:

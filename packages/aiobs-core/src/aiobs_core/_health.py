@@ -41,6 +41,11 @@ class Health:
             except Exception:  # noqa: BLE001 (a filter or handler of the application; the problem is counted)
                 self._counts["log.failed"] += 1
 
+    def warn_again(self) -> None:
+        """Log the next problem of each kind once more; the counts stay."""
+        with self._lock:
+            self._warned.clear()
+
     def counts(self) -> dict[str, int]:
         """Problems by kind, and `spans.dropped`, since the process started (a copy)."""
         with self._lock:

@@ -16,8 +16,10 @@ from asyncio import Task, current_task
 from types import FrameType
 from typing import Any, Final
 
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span, SpanContext
 
+from aiobs_core._context import RUN_KEY, SPAN_KEY
 from aiobs_core._span import AgentSpan
 
 running_loop: Final = asyncio._get_running_loop  # noqa: SLF001 (get_running_loop() raises where there is none: slow)
@@ -60,6 +62,14 @@ def innermost(span: AgentSpan, frame_id: int) -> Span:
         outer = root.outer
         found = outer.current() if isinstance(outer, AgentSpan) else outer
     return found
+
+
+def leave(span: AgentSpan) -> None:
+    """Make current again what was current before this run, if it is the current one here."""
+    context = get_current()
+    current = context.get(SPAN_KEY)
+    if type(current) is AgentSpan and current.current() is span:
+        attach(Context({**context, SPAN_KEY: span.outer, RUN_KEY: span.parent}))
 
 
 def is_inside(span: AgentSpan, above: AgentSpan) -> bool:

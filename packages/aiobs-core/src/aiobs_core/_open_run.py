@@ -56,6 +56,14 @@ class OpenRuns:
             span.finish(end_ns)
             self.ended(span)
 
+    def rename(self, key: Hashable, new: Hashable) -> None:
+        """Give a run another key, if it is open and the key is free."""
+        run = self.by_key.get(key)
+        if type(run) is AgentSpan and self.by_key.setdefault(new, run) is run:
+            run.key = new
+            if key != new:
+                self.by_key.pop(key, None)
+
     def evict(self, max_open_runs: int) -> None:
         """Close the oldest run."""
         try:

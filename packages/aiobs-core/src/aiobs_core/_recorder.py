@@ -23,12 +23,12 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from aiobs_core._context import RUN_KEY, SPAN_KEY, SUPPRESS_KEY, context_with, request_attributes
 from aiobs_core._health import Health
-from aiobs_core._inside import foreign_parent, innermost, is_inside, note_place, running_loop
+from aiobs_core._inside import foreign_parent, innermost, is_inside, leave, note_place, running_loop
 from aiobs_core._open_run import OpenRuns, TransparentRun, http_status, pauses
 from aiobs_core._operation import Operation, RunStatus
 from aiobs_core._pipeline import Pipeline
 from aiobs_core._span import AgentSpan
-from aiobs_core._streams import following
+from aiobs_core._streams import following, is_iterator
 from aiobs_core._sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -173,38 +173,43 @@ class Recorder:
         self._ended(span)
 
     # --- around the verbs ---
-    def hand_over(self, key: Hashable, stream: object, *, collected: RunStatus = RunStatus.ABANDONED) -> None:
+    def hand_over(
+        self,
+        key: Hashable,
+        stream: object,
+        *,
+        collected: RunStatus = RunStatus.ABANDONED,
+        told_as: Hashable | None = None,
+    ) -> None:
         """Let an open run go on in a stream that has been returned to the caller, who is not inside it any more.
 
-        What was current before the run is current again here. The run is closed with the stream's collection, if it
-        has not ended by then.
+        What was current before is current again. The run is closed with the stream's collection, if it is open then.
 
         Args:
             key: Key of the run; one that is not open is ignored.
             stream: The generator or other object that the run lives in.
             collected: How the run ended if the stream's collection is the end of it.
+            told_as: The key under which the framework tells of the stream, if it is another: the run's from now on.
         """
-        span = self._runs.get(key)
-        if type(span) is not AgentSpan:
-            return
-        context = get_current()
-        current = context.get(SPAN_KEY)
-        if type(current) is AgentSpan and current.current() is span:
-            attach(Context({**context, SPAN_KEY: span.outer, RUN_KEY: span.parent}))
-        span.lifetime = self._open_runs.watch(stream, key, collected)
+        if told_as is not None:
+            self._open_runs.rename(key, told_as)
+            key = told_as
+        span = self.find(key)
+        if span is not None:
+            leave(span)
+            span.lifetime = self._open_runs.watch(stream, key, collected)
 
     def follow(self, key: Hashable, items: object) -> Any:
         """Hand an open run over to a generator or iterator, and return one to be used in its place.
 
-        What makes the items, such as a model call that starts with the first of them, runs inside the run, and the
-        run ends with them: normally, with their error, or as `abandoned`.
+        What makes the items runs inside the run, which ends with them: normally, with their error, or as `abandoned`.
 
         Args:
             key: Key of the run; where it is not open, `items` is returned as it is.
-            items: A generator, an async generator, or another iterator of either sort.
+            items: A generator, an async generator, or another iterator of either sort. Anything else is returned as it is.
         """
         span = self.find(key)
-        if span is None:
+        if span is None or not is_iterator(items):
             return items
         stream = following(self, key, span, items)
         self.hand_over(key, stream)
@@ -212,11 +217,7 @@ class Recorder:
 
     @contextmanager
     def span(self, operation: Operation, *, scope: str = _MANUAL_SCOPE) -> Iterator[Span]:
-        """Record the block as one run; it is current inside, and what the block raises is recorded and re-raised.
-
-        Yields:
-            The span; a non-recording one where aiobs is off or suppressed.
-        """
+        """Record the block as one run, current inside; yields a non-recording span where aiobs is off or suppressed."""
         key = object()
         span = self.start(key, operation, scope=scope)
         try:
@@ -254,8 +255,8 @@ class Recorder:
     ) -> None:
         """Switch settings at run time; open runs end under the new ones.
 
-        Turning `enabled` off and on keeps everything else in place. Any other change delivers what is queued and
-        opens the destinations anew with the next run. Blocks for at most `export_timeout_s`.
+        `enabled` alone keeps everything else in place; any other change delivers what is queued and opens the
+        destinations anew with the next run. Blocks for at most `export_timeout_s`.
         """
         with self._apply_lock:
             only_switched = replace(settings, enabled=self._settings.enabled) == self._settings
@@ -302,8 +303,7 @@ class Recorder:
 
     def _open(self) -> None:
         self._pipeline.open()
-        # Exit handlers run last in, first out: ours goes before that of a provider which the application has made by
-        # now, so that provider is still open when the last spans reach it.
+        # Last in, first out: a provider that the application has made by now is still open when the last spans reach it.
         atexit.unregister(self.shutdown)
         atexit.register(self.shutdown)
 

@@ -73,7 +73,9 @@ class Run:
 
 
 class Reader:
-    """The first stage: asks the adapters' deferred mappings and settles kind, stage, status, attempts and links.
+    """The first stage: asks the adapters' deferred mappings and settles what is known of a run only with those around it.
+
+    That is kind, stage, status, agent, errors below, attempts and links; and token counts where they are to be estimated.
 
     Runs arrive in the order in which they ended, so a child is read before its parent. Used by the worker only.
     """
@@ -97,6 +99,8 @@ class Reader:
             span.outcome = None
             return None
         run = Run(span, operation, self._outcome(span))
+        if span.finish_reasons and not run.outcome.finish_reasons:
+            run.outcome = run.outcome._replace(finish_reasons=span.finish_reasons)
         parent = self._recorded_parent(span)
         if run.agent is None and parent is not None:
             agent = parent.agent_inside
@@ -118,7 +122,14 @@ class Reader:
             self._tell_parent(run, parent)
         self._pause_and_resume(run)
         # A context may hold the ended span until something else becomes current there: keep no content alive by it.
-        span.operation, span.outcome = _READ, None
+        if span.unreadable is not None:
+            run.extra[semconv.TELEMETRY_ERROR] = span.unreadable
+        span.outcome = None
+        if span.open_children:  # these may still ask for the agent, and for what it says of them
+            self._agent_inside(span)
+            span.operation = _READ._replace(inside=operation.inside)
+        else:
+            span.operation = _READ
         return run
 
     def _operation(self, span: AgentSpan) -> Operation | None:
@@ -147,9 +158,9 @@ class Reader:
 
     def _broken(self, what: str, span: AgentSpan, error: BaseException) -> None:
         name = class_name(type(error))
-        if span.attributes is None:
-            span.attributes = {}
-        span.attributes[semconv.TELEMETRY_ERROR] = name
+        span.unreadable = (
+            name  # not among its attributes: an open parent's belong to the application's threads
+        )
         self._health.problem(
             f"mapping.{what}",
             f"aiobs could not read the {what} of a {span.scope} run ({name}); its span is kept and marked with "
@@ -203,7 +214,7 @@ class Reader:
             run.status = status_of(error)
         elif span.interrupted_below:
             run.status = _INTERRUPTED
-        if run.status is _SUCCESS or run.status is _INTERRUPTED:
+        if run.status is not _ERROR:  # giving up is no error, and has no type of one
             run.error_type = None
 
     def _tell_parent(self, run: Run, parent: AgentSpan) -> None:

@@ -98,6 +98,7 @@ class AgentSpan(Span):
         "error_below",
         "error_class",
         "events",
+        "finish_reasons",
         "first_chunk_ns",
         "forced_status",
         "frame_id",
@@ -124,6 +125,7 @@ class AgentSpan(Span):
         "task",
         "thread_id",
         "trace",
+        "unreadable",
         "user_status",
     )
 
@@ -149,6 +151,7 @@ class AgentSpan(Span):
         self.start_ns = perf_counter_ns() + trace.clock_offset_ns
         self.end_ns = 0
         self.first_chunk_ns = 0
+        self.finish_reasons: tuple[str, ...] = ()  # of a stream, where its last chunk does not tell
         self.chunk_count = 0
         self.last_item: object = None
         self.outcome: OutcomeSource | None = None
@@ -174,6 +177,7 @@ class AgentSpan(Span):
         self.interrupted_below = False
         self.error_below: str | None = None
         self.attempts: dict[Hashable, int] | None = None
+        self.unreadable: str | None = None  # class of what its operation raised
         self.agent_inside: str | None = (
             ""  # of the runs inside, where their framework does not say; empty: not asked
         )

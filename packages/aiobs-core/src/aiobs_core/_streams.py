@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +104,35 @@ def async_generator_inside(
     return async_generator
 
 
+def is_iterator(items: object) -> bool:
+    """Whether these can be followed: an iterator or an async one, known by its class."""
+    return hasattr(type(items), "__next__") or hasattr(type(items), "__anext__")
+
+
 def following(recorder: Recorder, key: Hashable, span: AgentSpan, items: Any) -> Any:
-    """The items of an open run, as a generator of their own sort that ends it."""
-    if hasattr(items, "__anext__"):
-        if not hasattr(items, "asend"):
-            items = (item async for item in items)
-        return async_generator_inside(lambda: (recorder, key, span, items))()
-    if not hasattr(items, "send"):
-        items = (item for item in items)
-    return inside(recorder, key, span, items)
+    """The items of an open run, as a generator of their own sort that ends it; of an iterator, `close` is handed on."""
+    if inspect.isgenerator(items):
+        return inside(recorder, key, span, items)
+    if inspect.isasyncgen(items) or hasattr(type(items), "__anext__"):
+        made = items if inspect.isasyncgen(items) else _items_of_async(items)
+        return async_generator_inside(lambda: (recorder, key, span, made))()
+    return inside(recorder, key, span, _items_of(items))
+
+
+def _items_of(items: Any) -> Generator[Any, Any, Any]:
+    try:
+        yield from items
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+async def _items_of_async(items: Any) -> AsyncGenerator[Any, Any]:
+    try:
+        async for item in items:
+            yield item
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.trace import get_current_span
+
 from aiobs_core import semconv
 from aiobs_core._operation import Outcome, RunStatus, Stage
 from aiobs_core._process import get_recorder
+from aiobs_core._span import AgentSpan
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from aiobs_core._span import OutcomeSource
 
 TOOL_RETURNED_ERROR: Final = Outcome(status=RunStatus.ERROR, error_type="tool_error")
 """A tool answered with an error instead of raising it."""
@@ -115,6 +121,25 @@ def _text(block: object) -> str:
     elif not isinstance(block, str):
         text = getattr(block, "text", None)
     return text if isinstance(text, str) else ""
+
+
+# --- reading at once, in the application's thread -------------------------------------------------------------------------
+
+
+def outcome_of(read: Callable[[Any], OutcomeSource | None], result: object) -> OutcomeSource | None:
+    """What `read` takes from a result; what it raises is raised again in the worker, which marks the span and warns once."""
+    try:
+        return read(result)
+    except Exception:  # noqa: BLE001 (as said above)
+        return partial(read, result)  # type: ignore[return-value]  # it raises
+
+
+def current_subject() -> object:
+    """The `subject` that the current run was started with; None if there is none."""
+    span = get_current_span()
+    if type(span) is AgentSpan:
+        span = span.current()
+    return span.subject if type(span) is AgentSpan else None
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------

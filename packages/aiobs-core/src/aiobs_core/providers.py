@@ -308,9 +308,9 @@ def _in_known_shape(fields: Mapping[str, object]) -> Usage | None:
         if input_tokens is not None:
             for name in filter(fields.__contains__, shape.more_input):
                 input_tokens += _count(fields[name]) or 0
-        if output_tokens is not None:
-            for name in filter(fields.__contains__, shape.more_output):
-                output_tokens += _count(fields[name]) or 0
+        for name in filter(fields.__contains__, shape.more_output):
+            if (more := _count(fields[name])) is not None:  # alone, too: Gemini leaves out a count of nothing
+                output_tokens = (output_tokens or 0) + more
         return Usage(input_tokens=input_tokens, output_tokens=output_tokens, **found)
     return None
 

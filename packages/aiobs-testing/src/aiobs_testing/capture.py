@@ -111,6 +111,7 @@ class Telemetry:
         self._warnings.records[:] = [
             record for record in self._warnings.records if containing not in record.getMessage()
         ]
+        self.recorder.health.warn_again()
 
     def check_logs(self) -> None:
         """Fail if anything hurt."""
