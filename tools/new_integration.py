@@ -2,7 +2,8 @@
 
     python tools/new_integration.py llama-index [--root a/copy/of/the/workspace]
 
-Everything is worked out before the first byte is written: what cannot be done leaves no half of it behind.
+Everything is worked out before the first byte is written: a name that is taken or a folder that is no workspace leaves
+nothing behind.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import subprocess
 import sys
@@ -18,14 +19,20 @@ import pytest
 from llama_fakes import FakeLLM, Nap, PlainLLM, ask, index_of, look_tool
 from llama_index.core import Settings
 from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.base.response.schema import StreamingResponse
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.chat_engine.types import StreamingAgentChatResponse
+from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
-from llama_index.core.tools import FunctionTool
+from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.query_engine import CustomQueryEngine
+from llama_index.core.tools import BaseTool, FunctionTool, ToolMetadata
 from opentelemetry import trace
 
+import aiobs_core
 from aiobs_core import get_recorder, semconv
 from aiobs_llama_index import AiObsCallbackHandler
 from aiobs_testing import Telemetry
@@ -293,3 +300,133 @@ def test_nothing_of_the_content_leaves(telemetry: Telemetry, handler: AiObsCallb
     assert get_recorder().open_runs == 0
     for span in telemetry.raw():
         assert canary not in span.to_json()
+
+
+# --- what an adversary found --------------------------------------------------------------------------------------------
+
+
+class HandsOn(FakeLLM):
+    """As `OpenAILike` is: without decorators of its own, it hands on what its parent's decorated methods return."""
+
+    def stream_chat(self, messages: Any, **kwargs: Any) -> Any:
+        return super().stream_chat(messages, **kwargs)
+
+    async def astream_chat(self, messages: Any, **kwargs: Any) -> Any:
+        return await super().astream_chat(messages, **kwargs)
+
+
+async def test_a_stream_that_a_subclass_hands_on_is_one_run(
+    telemetry: Telemetry, handler: AiObsCallbackHandler
+) -> None:
+    list(HandsOn().stream_chat(ask()))
+    [_ async for _ in await HandsOn().astream_chat(ask())]
+    with pytest.raises(LookupError):
+        list(HandsOn(fail=LookupError(), fail_after_chunks=1).stream_chat(ask()))
+    sync, asynchronous, failed = [span["attributes"] for span in telemetry.spans()]
+    for found in (sync, asynchronous):
+        assert (found[semconv.OUTCOME], found[semconv.CHUNK_COUNT]) == ("success", 3)
+        assert found[semconv.USAGE_INPUT_TOKENS] == 11
+    assert (failed[semconv.OUTCOME], failed["error.type"]) == ("error", "LookupError")
+
+
+class Odd(CustomQueryEngine):
+    """Answers with what the test gives it, whatever the type says."""
+
+    given: Any = None
+
+    def custom_query(self, query_str: str) -> Any:
+        return StreamingResponse(response_gen=self.given)
+
+
+class Items:
+    """As an SDK's stream is: an iterator that has to be closed."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.left = iter(["a", "b"])
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> str:
+        return next(self.left)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_answer_that_is_no_stream_stays_as_it_is(
+    telemetry: Telemetry, handler: AiObsCallbackHandler
+) -> None:
+    texts = ["a", "b"]
+    answer: Any = Odd(given=texts).query("hello")
+    assert answer.response_gen is texts
+    assert Odd(given=None).query("hello").response_gen is None  # type: ignore[union-attr]
+    assert [span["attributes"][semconv.OUTCOME] for span in telemetry.spans()] == ["success", "success"]
+    assert current_span_id() == 0
+
+
+def test_a_stream_that_has_to_be_closed_is_closed(
+    telemetry: Telemetry, handler: AiObsCallbackHandler
+) -> None:
+    items = Items()
+    answer: Any = Odd(given=items).query("hello")
+    assert next(answer.response_gen) == "a"
+    answer.response_gen.close()
+    assert items.closed
+    assert telemetry.spans()[0]["attributes"][semconv.OUTCOME] == "abandoned"
+
+
+def test_a_result_that_cannot_be_read_ends_its_run(
+    telemetry: Telemetry, handler: AiObsCallbackHandler
+) -> None:
+    class Hostile:
+        @property
+        def is_error(self) -> bool:
+            raise ValueError("canary-51c0")
+
+    class HostileTool(BaseTool):
+        @property
+        def metadata(self) -> ToolMetadata:
+            return ToolMetadata(description="Hostile.", name="hostile")
+
+        def __call__(self, value: Any) -> Any:
+            return Hostile()
+
+    assert isinstance(HostileTool()("x"), Hostile)
+    FakeLLM().chat(ask())
+    assert telemetry.tree() == "execute_tool hostile\nchat fake-1"
+    assert telemetry.spans()[0]["attributes"][semconv.TELEMETRY_ERROR] == "ValueError"
+    assert "canary-51c0" not in telemetry.raw()[0].to_json()
+    telemetry.forgive_warnings()
+
+
+def test_a_writer_ends_only_the_run_of_its_chat_engine(
+    telemetry: Telemetry, handler: AiObsCallbackHandler
+) -> None:
+    """An application may fill an answer itself, inside a run of its own."""
+    with aiobs_core.span("mine", kind="tool"):
+        chunks = FakeLLM(fail=LookupError(), fail_after_chunks=1).stream_chat(ask())
+        with contextlib.suppress(LookupError):
+            StreamingAgentChatResponse(chat_stream=chunks).write_response_to_history(
+                ChatMemoryBuffer.from_defaults()
+            )
+        time.sleep(0.02)
+    mine = next(span for span in telemetry.raw() if span.name == "execute_tool mine")
+    assert (mine.end_time or 0) - (mine.start_time or 0) > 15e6
+    assert (mine.attributes or {})[semconv.OUTCOME] == "success"
+
+
+def test_what_is_changed_after_a_call_is_as_it_was(
+    telemetry: Telemetry, handler: AiObsCallbackHandler
+) -> None:
+    llm = FakeLLM()
+    llm.chat(ask())
+    llm.model, llm.temperature = "other", 0.9
+    texts = ["a", "b", "c"]
+    MockEmbedding(embed_dim=8).get_text_embedding_batch(texts)
+    texts.clear()
+    chat, embedding = [span["attributes"] for span in telemetry.spans()]
+    assert (chat[semconv.GEN_AI_REQUEST_MODEL], chat[semconv.GEN_AI_REQUEST_TEMPERATURE]) == ("fake-1", 0.3)
+    assert embedding[semconv.EMBEDDING_TEXT_COUNT] == 3

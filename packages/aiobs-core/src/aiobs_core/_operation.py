@@ -85,8 +85,9 @@ class Usage(NamedTuple):
 class Operation(NamedTuple):
     """What was asked of a model, tool, retriever, agent, …
 
-    Everything here may leave the process except `content`, `params` and `metadata`: `content` is called only where
-    a privacy policy allows it, `params` and `metadata` pass an allow-list.
+    Everything here may leave the process except `content`, `params` and `metadata`. `params` and `metadata` pass an
+    allow-list. `content` stays in the process: it is read to count tokens where `AIOBS_ESTIMATE_USAGE` asks for that, and
+    only the count leaves.
 
     Attributes:
         kind: What runs.

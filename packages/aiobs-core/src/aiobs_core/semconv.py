@@ -150,7 +150,9 @@ OUTPUT_TOOL_CALL_COUNT = _own(
     "ai.agent.output.tool_call_count", "int", "Tool calls the model asked for", "{call}"
 )
 EMBEDDING_TEXT_COUNT = _own("ai.agent.embedding.text_count", "int", "Texts embedded in one call", "{text}")
-EMBEDDING_DIMENSION_COUNT = _own("ai.agent.embedding.dimension_count", "int", "Dimensions of a vector")
+EMBEDDING_DIMENSION_COUNT = _own(
+    "ai.agent.embedding.dimension_count", "int", "Dimensions of a vector", "{dimension}"
+)
 DOCUMENT_COUNT = _own("ai.agent.retrieval.document_count", "int", "Documents returned", "{document}")
 
 # --- ai.agent.*: calls to the outside -----------------------------------------------------------------------

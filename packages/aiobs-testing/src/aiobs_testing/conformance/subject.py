@@ -178,6 +178,7 @@ class Subject:
     def check_not_an_error(self, span: ReadableSpan, *outcomes: str) -> None:
         assert self.get(span, semconv.OUTCOME) in outcomes
         assert span.status.status_code is not trace.StatusCode.ERROR
+        assert self.get(span, semconv.ERROR_TYPE) is None
 
     def check_agent(self, spans: Sequence[ReadableSpan]) -> None:
         """Fail unless these are one agent with two model calls and a tool below it, and nothing else of these kinds."""
