@@ -418,6 +418,21 @@ def test_a_writer_ends_only_the_run_of_its_chat_engine(
     assert (mine.attributes or {})[semconv.OUTCOME] == "success"
 
 
+def test_a_chat_engine_whose_writer_is_done_before_or_after_the_call_returns(
+    telemetry: Telemetry, handler: AiObsCallbackHandler
+) -> None:
+    for read_late in (False, True) * 40:
+        answer = SimpleChatEngine.from_defaults(llm=FakeLLM()).stream_chat("hello")
+        if read_late:
+            time.sleep(0.002)
+        assert "".join(answer.response_gen) == "hellobigworld"
+        del answer
+    telemetry.wait_until_closed()
+    engines = [span for span in telemetry.spans() if span["parent"] is None]
+    assert len(engines) == 80
+    assert {span["attributes"][semconv.OUTCOME] for span in engines} == {"success"}
+
+
 def test_what_is_changed_after_a_call_is_as_it_was(
     telemetry: Telemetry, handler: AiObsCallbackHandler
 ) -> None:

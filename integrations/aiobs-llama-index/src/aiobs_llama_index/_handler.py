@@ -81,13 +81,12 @@ class _Spans(BaseSpanHandler[Any]):
         **_: Any,
     ) -> None:
         rule = rule_of(type(instance), id_[:-_UUID])  # type: ignore[arg-type]  # classes are hashable
+        if tags is None:  # a workflow's run is told of without the tags that its steps come with
+            tags = active_instrument_tags.get()
         if rule is not None and _observers:
             get_recorder().start(
                 id_,
-                # A workflow's run is told of without the tags that its steps come with.
-                rule.asked(
-                    instance, bound_args.arguments, active_instrument_tags.get() if tags is None else tags
-                ),
+                rule.asked(instance, bound_args.arguments, tags),
                 scope=_SCOPE,
                 plumbing=rule.is_plumbing,
                 subject=instance if rule.is_atomic else None,
@@ -147,9 +146,12 @@ def _on_chat_error(recorder: Recorder, event: Any) -> None:
 
 
 def _engine_of(writer: AgentSpan) -> AgentSpan | None:
-    """The run of the chat engine that a writer fills the answer of: one that was handed over to its answer."""
+    """The run of the chat engine whose answer is written; an application may write one of its own, inside any run."""
     around = writer.parent
-    return around if around is not None and around.scope == _SCOPE and around.lifetime is not None else None
+    is_engine = (
+        around is not None and around.scope == _SCOPE and str(around.key)[:-_UUID].endswith("stream_chat")
+    )
+    return around if is_engine else None
 
 
 def _on_end(recorder: Recorder, event: Any) -> None:
@@ -173,10 +175,8 @@ _observers: Final[set[int]] = set()
 def _register() -> None:
     root = get_dispatcher()
     if not any(handler is _SPANS for handler in root.span_handlers):
-        root.span_handlers = [
-            *root.span_handlers,
-            _SPANS,
-        ]  # new lists: another thread may be walking the old ones
+        # New lists: another thread may be walking the old ones.
+        root.span_handlers = [*root.span_handlers, _SPANS]
         root.event_handlers = [*root.event_handlers, _EVENTS]
 
 

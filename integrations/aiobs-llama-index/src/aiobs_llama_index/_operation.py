@@ -120,9 +120,8 @@ def agent(operation: Operation, instance: Any, *_: Any) -> Said:
 
 def agent_step(_: Operation, __: Any, ___: Fields, arguments: Arguments) -> Said:
     """Of the agent that its event names; the tool inside does not know the id of its call."""
-    event = getattr(
-        arguments.get("ev"), "__dict__", {}
-    )  # attributes that an event does not have are slow to ask for
+    # Not by attribute: one that an event does not have is slow to ask for.
+    event = getattr(arguments.get("ev"), "__dict__", {})
     said, call_id = {"agent": event.get("current_agent_name")}, event.get("tool_id")
     if isinstance(call_id, str):
         said["inside"] = {semconv.GEN_AI_TOOL_CALL_ID: call_id}
