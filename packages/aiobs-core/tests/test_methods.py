@@ -7,11 +7,13 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import wrapt
 
-from aiobs_core import Kind, Operation, Outcome, semconv
+from aiobs_core import Kind, Operation, Outcome, get_recorder, semconv
 from aiobs_core.methods import Call, Method, ObservedMethods
 from aiobs_testing import Telemetry
 
@@ -260,3 +262,69 @@ def test_classes_that_are_made_while_threads_switch_it_on_and_off(telemetry: Tel
     methods.uninstall()
     assert dict(vars(Base)) == before
     telemetry.spans()
+
+
+# --- beside another instrumentation, whose wrappers are proxies that say they are what they wrap ----------------------------
+
+
+@pytest.fixture
+def theirs() -> Any:
+    """Wraps `Base.work`, and keeps which object each call was of."""
+
+    def wrap(seen: list[object]) -> Any:
+        def passes_on(wrapped: Any, instance: Any, arguments: Any, keywords: Any) -> Any:
+            seen.append(instance)
+            return wrapped(*arguments, **keywords)
+
+        wrapt.wrap_function_wrapper(Base, "work", passes_on)
+        return vars(Base)["work"]
+
+    return wrap
+
+
+def test_what_was_wrapped_before_gets_its_object_and_is_put_back(telemetry: Telemetry, theirs: Any) -> None:
+    seen: list[object] = []
+    before, made, methods = theirs(seen), Base(), observed_methods()
+    methods.install()
+    made.work(["a"])
+    methods.uninstall()
+    assert vars(Base)["work"] is before
+    assert seen == [made]
+    assert names(telemetry) == ["Base.work"]
+
+
+def test_what_was_wrapped_since_stays_and_a_call_is_one_span(telemetry: Telemetry, theirs: Any) -> None:
+    seen: list[object] = []
+    made, methods = Base(), observed_methods()
+    methods.install()
+    since = theirs(seen)
+    made.work(["recorded"])
+    methods.uninstall()
+    assert vars(Base)["work"] is since
+    made.work(["not recorded"])
+    methods.install()
+    made.work(["recorded"])
+    methods.uninstall()
+    assert vars(Base)["work"] is since
+    assert seen == [made] * 3
+    assert names(telemetry) == ["Base.work"] * 2
+
+
+async def test_a_call_with_wrong_arguments_ends(telemetry: Telemetry) -> None:
+    made = observed_methods().observe(Base())
+    with pytest.raises(TypeError):
+        made.work(["a"], "more")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        await made.awork(["a"], "more")  # type: ignore[call-arg]
+    assert [span["attributes"]["error.type"] for span in telemetry.spans()] == ["TypeError"] * 2
+
+
+def test_switched_off_nothing_is_read(telemetry: Telemetry) -> None:
+    recorder = get_recorder()
+    made = observed_methods(is_part=pytest.fail).observe(Base())
+    recorder.apply(replace(recorder.settings, enabled=False))
+    try:
+        assert made.work(["a"]) == ["a"]
+    finally:
+        recorder.apply(replace(recorder.settings, enabled=True))
+    assert telemetry.spans() == []

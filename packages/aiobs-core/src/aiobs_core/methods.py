@@ -9,6 +9,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakSet, ref
 
@@ -118,7 +119,7 @@ class ObservedMethods:
             if not self._observed:
                 for cls in _family(self._base):
                     for name, function in list(self._functions(cls)):
-                        if function in self._wrappers:
+                        if self._is_ours(function):
                             self._restore(cls, name, function.__wrapped__)  # type: ignore[attr-defined]
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -129,10 +130,14 @@ class ObservedMethods:
             if inspect.isfunction(function):
                 yield name, function
 
+    def _is_ours(self, function: _Function) -> bool:
+        # Another instrumentation's proxy of our wrapper (wrapt's) says that it is equal to it, and a function.
+        return type(function) is FunctionType and function in self._wrappers
+
     def _wrap_methods(self, cls: type) -> None:
         try:
             for name, function in list(self._functions(cls)):
-                if function not in self._wrappers:
+                if not self._is_ours(function):
                     wrapper = self._wrapper(function, name)
                     self._wrappers.add(wrapper)
                     setattr(cls, name, wrapper)
@@ -151,31 +156,33 @@ class ObservedMethods:
     def _start(
         self, name: str, instance: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> object:
-        key = object()
+        """The key of the run that has begun; None where the call is not recorded."""
         if not self._is_on and id(instance) not in self._observed:
-            return key
+            return None
+        recorder = get_recorder()
         method = self._methods[name]
         try:
-            if method.is_part is None or not method.is_part():
-                fields = dict(getattr(instance, "__dict__", ()))
-                taken = tuple(_taken(each) for each in arguments)
-                call = Call(
-                    instance, fields, name, taken, {name: _taken(each) for name, each in keywords.items()}
-                )
-                read = functools.partial(method.read, call)
-                get_recorder().start(key, read, scope=self._scope, subject=instance)
+            if not recorder.settings.enabled or (method.is_part is not None and method.is_part()):
+                return None
+            fields = dict(getattr(instance, "__dict__", ()))
+            taken = tuple(_taken(each) for each in arguments)
+            call = Call(instance, fields, name, taken, {key: _taken(each) for key, each in keywords.items()})
+            key, read = object(), functools.partial(method.read, call)
+            return key if recorder.start(key, read, scope=self._scope, subject=instance) is not None else None
         except Exception as error:  # noqa: BLE001 (the application's call must go on)
-            get_recorder().health.problem(
+            recorder.health.problem(
                 "methods.start", f"aiobs: a call could not be recorded ({type(error).__name__})."
             )
-        return key
+            return None
 
     def _wrapper(self, function: _Function, name: str) -> _Function:
         outcome = self._methods[name].outcome
+        # Bound to the object as the class would do it: other instrumentations' wrappers look for the object there.
+        bind = function.__get__
 
-        async def finish(key: object, running: Awaitable[Any]) -> Any:
+        async def finish(key: object, run: Callable[[], Awaitable[Any]]) -> Any:
             try:
-                result = await running
+                result = await run()
             except BaseException as error:
                 get_recorder().fail(key, error)
                 raise
@@ -186,23 +193,25 @@ class ObservedMethods:
 
             @functools.wraps(function)
             async def coroutine(instance: Any, /, *arguments: Any, **keywords: Any) -> Any:
-                return await finish(
-                    self._start(name, instance, arguments, keywords),
-                    function(instance, *arguments, **keywords),
-                )
+                key = self._start(name, instance, arguments, keywords)
+                run = functools.partial(bind(instance, type(instance)), *arguments, **keywords)
+                return await (run() if key is None else finish(key, run))
 
             return coroutine
 
         @functools.wraps(function)
         def wrapper(instance: Any, /, *arguments: Any, **keywords: Any) -> Any:
             key = self._start(name, instance, arguments, keywords)
+            method = bind(instance, type(instance))
+            if key is None:
+                return method(*arguments, **keywords)
             try:
-                result = function(instance, *arguments, **keywords)
+                result = method(*arguments, **keywords)
             except BaseException as error:
                 get_recorder().fail(key, error)
                 raise
             if inspect.iscoroutine(result):  # a coroutine function under a decorator that hides it
-                return finish(key, result)
+                return finish(key, lambda: result)
             get_recorder().end(key, outcome_of(outcome, result))
             return result
 
