@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import pickle
@@ -122,6 +123,28 @@ def test_a_run_is_placed_in_the_frame_that_called_the_framework():
         return frame_outside("framework.callbacks")
 
     assert framework["run"](on_start) == id(sys._getframe())
+
+
+def test_a_run_that_a_comprehension_starts_is_placed_in_the_frame_around_it():
+    framework = {"__name__": "framework.callbacks.manager"}
+    exec("def run(handle): return handle()", framework)
+
+    def on_start():
+        return frame_outside("framework.callbacks")
+
+    assert [framework["run"](on_start) for _ in range(2)] == [id(sys._getframe())] * 2
+    assert tuple(framework["run"](on_start) for _ in range(2)) == (id(sys._getframe()),) * 2
+
+
+async def test_a_run_that_a_task_of_its_own_starts_has_no_place():
+    framework = {"__name__": "framework.callbacks.manager"}
+    exec("async def run(handle): return handle()", framework)
+
+    def on_start():
+        return frame_outside("framework.callbacks")
+
+    assert await framework["run"](on_start) == id(sys._getframe())
+    assert await asyncio.gather(framework["run"](on_start), framework["run"](on_start)) == [0, 0]
 
 
 # --- handlers ---------------------------------------------------------------------------------------------------------

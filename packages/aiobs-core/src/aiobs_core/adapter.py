@@ -7,6 +7,7 @@ have to do whatever the framework.
 from __future__ import annotations
 
 import sys
+from asyncio import current_task
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.trace import get_current_span
 
 from aiobs_core import semconv
+from aiobs_core._inside import running_loop
 from aiobs_core._operation import Outcome, RunStatus, Stage
 from aiobs_core._process import get_recorder
 from aiobs_core._span import AgentSpan
@@ -35,6 +37,7 @@ HANDED_OFF: Final = Outcome(status=RunStatus.SUCCESS, events=(semconv.EVENT_HAND
 _STAGES: Final = {stage.value: stage for stage in Stage}
 _CONVERSATION_KEYS: Final = ("thread_id", "session_id", "conversation_id")
 _REQUEST_KEYS: Final = ("request_id",)
+_COMPREHENSIONS: Final = ("<listcomp>", "<genexpr>")  # frames of their own: the former before Python 3.12
 
 
 # --- reading, in the worker -----------------------------------------------------------------------------------------
@@ -162,10 +165,20 @@ class SharedHandler:
 
 
 def frame_outside(package: str) -> int:
-    """The `frame_id` of a run: the innermost frame outside `package`, from whose modules the adapter was called."""
+    """The `frame_id` of a run: the innermost frame outside `package`, from whose modules the adapter was called.
+
+    A framework may start the runs of a batch in a comprehension, which is over before they work, or each in a task of
+    its own. The frame around the comprehension counts; of such a task there is none to go by: 0.
+    """
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (what inspect.currentframe() is made of)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(package):
-        frame = frame.f_back
+    entry = None
+    while frame is not None and (
+        frame.f_globals.get("__name__", "").startswith(package) or frame.f_code.co_name in _COMPREHENSIONS
+    ):
+        entry, frame = frame, frame.f_back
+    task = None if (loop := running_loop()) is None else current_task(loop)
+    if task is not None and entry is not None and getattr(task.get_coro(), "cr_frame", None) is entry:
+        return 0
     return id(frame)
 
 
