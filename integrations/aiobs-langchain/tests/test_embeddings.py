@@ -16,6 +16,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from opentelemetry import trace
+from pydantic import BaseModel
 
 from aiobs_core import semconv, suppressed
 from aiobs_langchain import AiObsCallbackHandler, LangChainInstrumentor, observed
@@ -107,6 +108,16 @@ request
 """)
 
 
+def test_a_cache_and_the_model_behind_it_are_two_spans(telemetry: Telemetry) -> None:
+    class Cache(Model):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return behind.embed_documents(texts)
+
+    behind = observed(Model())
+    observed(Cache()).embed_query("house")
+    assert telemetry.tree() == "embeddings embed-1\n  embeddings embed-1"
+
+
 def test_an_error_is_the_same_object(telemetry: Telemetry) -> None:
     error = ConnectionError("canary-51c0")
     with pytest.raises(ConnectionError) as caught:
@@ -154,6 +165,45 @@ invoke_workflow RunnableSequence
     embeddings DeterministicFakeEmbedding
   count\
 """)
+
+
+@pytest.mark.parametrize("ways", ["invoke", "batch", "batch one by one", "ainvoke", "abatch", "astream"])
+async def test_the_embedding_hangs_below_the_retriever_however_the_chain_is_called(
+    telemetry: Telemetry, ways: str
+) -> None:
+    searched = observed(store(observed(fake())))
+    chain = searched.as_retriever() | RunnableLambda(len, name="count")
+    config: Any = {"callbacks": [AiObsCallbackHandler()]}
+    before = len(telemetry.spans())
+    if ways.startswith("batch"):
+        config["max_concurrency"] = 1 if ways.endswith("one") else None
+        chain.batch(["house", "car"], config)
+    elif ways == "abatch":
+        await chain.abatch(["house", "car"], config)
+    elif ways == "astream":
+        assert [chunk async for chunk in chain.astream("house", config)] == [3]
+    else:
+        assert (
+            await chain.ainvoke("house", config) if ways == "ainvoke" else chain.invoke("house", config)
+        ) == 3
+    one = """\
+invoke_workflow RunnableSequence
+  retrieval InMemoryVectorStore
+    embeddings DeterministicFakeEmbedding
+  count"""
+    times = 2 if "batch" in ways else 1
+    assert telemetry.tree().splitlines()[before:] == one.splitlines() * times
+
+
+@pytest.mark.parametrize("search_type", ["similarity", "mmr"])
+async def test_a_retriever_searches_in_its_own_run_whatever_its_way(
+    telemetry: Telemetry, instrumented: LangChainInstrumentor, search_type: str
+) -> None:
+    retriever = InMemoryVectorStore(fake()).as_retriever(search_type=search_type)
+    retriever.invoke("house")
+    await retriever.ainvoke("house")
+    one = ["retrieval InMemoryVectorStore", "  embeddings DeterministicFakeEmbedding"]
+    assert telemetry.tree().splitlines() == one * 2
 
 
 # --- what is left as it was ---------------------------------------------------------------------------------------------
@@ -246,6 +296,44 @@ def test_classes_made_later_are_recorded_too(
 embeddings embed-1
 embeddings later-1\
 """)
+
+
+def test_models_with_fields_are_recorded_though_pydantic_makes_their_class(
+    telemetry: Telemetry, instrumented: LangChainInstrumentor
+) -> None:
+    class Fields(BaseModel, Embeddings):  # in this order, as OpenAIEmbeddings
+        model: str = "fields-1"
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [[0.0]] * len(texts)
+
+        def embed_query(self, text: str) -> list[float]:
+            return [0.0]
+
+    Fields().embed_documents(TEXTS)
+    assert telemetry.tree() == "embeddings fields-1"
+
+
+def test_the_provider_is_that_of_the_package_also_of_an_applications_own_class(telemetry: Telemetry) -> None:
+    def of(module: str, name: str, base: type = Model) -> type[Model]:
+        return type(name, (base,), {"__module__": module})
+
+    openai = of("langchain_openai.embeddings.base", "OpenAIEmbeddings")
+    azure = of("langchain_openai.embeddings.azure", "AzureOpenAIEmbeddings", openai)
+    classes = [
+        openai,
+        azure,
+        of("application", "Ours", openai),
+        of("application", "AzureOfOurs", azure),
+        of("langchain_azure_ai.embeddings.inference", "AzureAIEmbeddingsModel"),
+        of("langchain_community.embeddings.fake", "Fake"),
+        of("application", "AzureHouse"),
+    ]
+    for cls in classes:
+        observed(cls()).embed_query("house")
+    assert [span["attributes"].get("gen_ai.provider.name") for span in telemetry.spans()] == snapshot(
+        ["openai", "azure.ai.openai", "openai", "azure.ai.openai", "azure.ai.inference", None, None]
+    )
 
 
 def test_instrumented_and_observed_a_call_is_one_span(

@@ -42,11 +42,13 @@ def _write(call: Call) -> Operation:
 
 def _provider(instance: Any) -> str | None:
     """`langchain_openai.embeddings.base` → `openai`: integrations are packages named after the provider."""
-    package = type(instance).__module__.partition(".")[0]
-    if type(instance).__name__.startswith("Azure"):  # of the same package as OpenAI's
-        return provider_name("azure_openai")
-    name = package.removeprefix("langchain_")
-    return None if name == package or name in _NO_PROVIDERS else provider_name(name)
+    for cls in type(instance).__mro__:
+        package = cls.__module__.partition(".")[0]
+        name = package.removeprefix("langchain_")
+        if name != package and name not in _NO_PROVIDERS:
+            is_azure = name == "openai" and cls.__name__.startswith("Azure")
+            return provider_name("azure_openai" if is_azure else name)
+    return None
 
 
 def _is_in_retriever() -> bool:
