@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -35,6 +35,9 @@ class _Warnings(logging.Handler):
 
 class Telemetry:
     """The spans of one test: of aiobs, and of other instrumentations that go through aiobs' provider."""
+
+    closes_within_s: ClassVar[float] = 5.0
+    """How long to wait for runs that nobody ends."""
 
     def __init__(self, recorder: Recorder, exporter: InMemorySpanExporter, warnings: _Warnings) -> None:
         self.recorder = recorder
@@ -117,9 +120,10 @@ class Telemetry:
         """Fail if anything hurt."""
         assert not self.warnings
 
-    def wait_until_closed(self, timeout_s: float = 5.0) -> None:
+    def wait_until_closed(self, timeout_s: float | None = None) -> None:
         """Wait until no run is open; runs that nobody ends need the grace period or a garbage collection."""
-        deadline = time.monotonic() + (0 if self._waited_in_vain else timeout_s)
+        patience_s = self.closes_within_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + (0 if self._waited_in_vain else patience_s)
         while self.open_runs:
             self._waited_in_vain = time.monotonic() > deadline
             assert not self._waited_in_vain, f"{self.open_runs} runs are still open"

@@ -31,7 +31,8 @@ class ConformanceSuite(Recording, Ends, Context, Concurrency, Once, Harm):
     A test whose name is in `gaps` must fail: once it passes, the gap has to be deleted. Overriding a test is an
     error. Driver methods that are missing are skipped by name. Needs the fixture `telemetry` of this package.
 
-    After each test no run may be open, spans form trees, and attributes and events are those of `aiobs_core.semconv`.
+    After each test no run may be open, spans form trees and say how they ended, and attributes and events are those of
+    `aiobs_core.semconv`.
 
     Example:
         class TestLangChain(ConformanceSuite):
@@ -66,3 +67,4 @@ class ConformanceSuite(Recording, Ends, Context, Concurrency, Once, Harm):
         telemetry.wait_until_closed()
         assert problems(subject.spans()) == []
         assert subject.tree_problems() == []
+        assert subject.end_problems() == []

@@ -56,7 +56,7 @@ class Ends:
                 await asyncio.sleep(30)
 
         reader = asyncio.ensure_future(read())
-        await asyncio.sleep(0.05)
+        await _until_open(subject)
         reader.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reader
@@ -71,14 +71,14 @@ class Ends:
         call = subject.observed("slow_achat")
         if how == "cancel":
             task = asyncio.ensure_future(call("hello"))
-            await asyncio.sleep(0.05)
+            await _until_open(subject)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             del task
         else:
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(call("hello"), 0.05)
+                await asyncio.wait_for(call("hello"), 0.5)
         await _let_the_loop_work()
         subject.closed()
         subject.check_not_an_error(subject.the("model"), "cancelled")
@@ -91,6 +91,15 @@ class Ends:
         for span in subject.spans():
             subject.check_not_an_error(span, "success", "abandoned")
         assert [span for span in subject.spans() if span.parent is None]
+
+
+async def _until_open(subject: Subject) -> None:
+    """Wait until a run has begun, and its code waits for something."""
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if subject.telemetry.open_runs:
+            break
+    await asyncio.sleep(0.01)
 
 
 async def _let_the_loop_work() -> None:

@@ -62,12 +62,14 @@ class Harm:
     # --- content ----------------------------------------------------------------------------------------------------
 
     def test_no_content_leaves(self, subject: Subject) -> None:
+        if not any(map(subject.has, _CALLS)):
+            pytest.skip(f"{type(subject.driver).__name__} calls nothing yet")
         for method, arguments in _CALLS.items():
             subject.run_if_there(method, *arguments)
         for method, arguments in _FAILING_CALLS.items():
             if subject.has(method):
                 with pytest.raises(_Missing):
-                    subject.observed(method)(*arguments)
+                    subject.run_if_there(method, *arguments)
         assert subject.spans()
         _check_no_content(subject)
 
@@ -110,6 +112,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
 _FAILING_CALLS: dict[str, tuple[Any, ...]] = {
     "tool": ("x", raising(_Missing(CANARY))),
     "failing_chat": (_Missing(CANARY),),
+    "failing_stream": (_Missing(CANARY),),
 }
 
 

@@ -103,6 +103,8 @@ class Once:
         call = subject.observed("chat")
         with suppressed():
             call("hello")
+            subject.run_if_there("stream", "hello")
+            subject.run_if_there("agent", "hello", lambda: "found")
         assert subject.spans() == []
 
     def test_switched_off_while_running(self, subject: Subject) -> None:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import pytest
 from opentelemetry import trace
 
 from aiobs_core import semconv, using_attributes
 from aiobs_testing.conformance.subject import CANARY, Subject, current_id, raising
+
+_CALLS: Final[dict[str, tuple[Any, ...]]] = {
+    "stream": ("hello",),
+    "embed": (["one", "two"],),
+    "retrieve": ("query", ["one", "two"]),
+    "rerank": ("query", ["one", "two", "three"]),
+    "agent": ("hello", lambda: "found"),
+}
+
+_GENERATIONS: Final = [
+    pytest.param(name, marks=pytest.mark.telemetry(semconv=name, dialects="gen_ai,openinference"))
+    for name in ("1.41", "latest")
+]
 
 
 class Recording:
@@ -107,6 +122,16 @@ class Recording:
             framework = subject.driver.scope.removeprefix(semconv.SCOPE_PREFIX)
             assert subject.get(span, semconv.FRAMEWORK) == framework
 
+    @pytest.mark.parametrize("generation", _GENERATIONS)
+    def test_names_are_of_the_generation_that_the_user_chose(self, subject: Subject, generation: str) -> None:
+        """Adapters say what happened in fields, or under names that all generations share."""
+        subject.observed("chat")("hello")
+        for method, arguments in _CALLS.items():
+            subject.run_if_there(method, *arguments)
+        names = {name for span in subject.spans() for name in span.attributes or {}}
+        of = {semconv.ATTRIBUTES[name].generation for name in names if name in semconv.ATTRIBUTES}
+        assert of - {None} == {generation}
+
     def test_the_request_is_named_on_every_span(self, subject: Subject) -> None:
         call = subject.observed("agent")
         with using_attributes(request_id="r-17", tags=["trial"]):
@@ -120,6 +145,14 @@ class Recording:
         error = ValueError(CANARY)
         with pytest.raises(ValueError, match=CANARY) as caught:
             subject.observed("tool")("x", raising(error))
+        assert caught.value is error
+        subject.check_error(subject.the("tool"), "ValueError")
+
+    @pytest.mark.asyncio
+    async def test_async_tool_error(self, subject: Subject) -> None:
+        error = ValueError(CANARY)
+        with pytest.raises(ValueError, match=CANARY) as caught:
+            await subject.observed("atool")("x", raising(error))
         assert caught.value is error
         subject.check_error(subject.the("tool"), "ValueError")
 

@@ -73,7 +73,7 @@ class Subject:
         """Call the driver's method with a handler, and read what it streams."""
         if self.has(name):
             result = self.observed(name)(*arguments)
-            if name in {"stream", "stream_query"}:
+            if name in {"stream", "failing_stream", "stream_query"}:
                 list(result)
 
     def other_framework(self, name: str = "other") -> AbstractContextManager[trace.Span]:
@@ -153,6 +153,22 @@ class Subject:
                 found.append(f"{span.name} is in another trace than its parent {parent.name}")
             elif _start(span) < _start(parent):
                 found.append(f"{span.name} starts before its parent {parent.name}")
+        return found
+
+    def end_problems(self) -> list[str]:
+        """Spans that do not say what ran and how it ended, or say it twice and differently."""
+        found = []
+        for span in self.spans():
+            found += [
+                f"{span.name} has no {name}"
+                for name in (semconv.SPAN_KIND, semconv.OUTCOME)
+                if self.get(span, name) is None
+            ]
+            is_error = self.get(span, semconv.OUTCOME) == "error"
+            if (span.status.status_code is trace.StatusCode.ERROR) != is_error:
+                found.append(f"{span.name} has another status than its outcome says")
+            if (self.get(span, semconv.ERROR_TYPE) is not None) != is_error:
+                found.append(f"{span.name} has an error without its type, or a type without an error")
         return found
 
     def check_model(self, span: ReadableSpan) -> None:
