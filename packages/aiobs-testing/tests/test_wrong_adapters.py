@@ -5,23 +5,28 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 import pytest
-from wrong_adapters import CAUGHT_BY
+from catching import CAUGHT_BY
 
 from aiobs_testing import ConformanceSuite
 
-_FILE: Final = Path(__file__).with_name("wrong_adapters.py")
+_HERE: Final = Path(__file__).parent
+for _module in sorted(_HERE.glob("wrong_*.py")):
+    import_module(_module.stem)
 _EXPECTED: Final = [(suite, test) for suite, tests in CAUGHT_BY.items() for test in tests]
-_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) \S+::(?P<suite>\w+)::(?P<test>\w+)", re.MULTILINE)
+_FAILED: Final = re.compile(
+    r"^(?:FAILED|ERROR) (?:\S+/)?(?P<suite>\w+\.py::\w+)::(?P<test>\w+)", re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module")
 def failed() -> set[tuple[str, str]]:
     """All that are expected to fail, in one run: starting pytest takes longer than a test of the suite."""
-    ids = [f"{_FILE}::{suite}::{test}" for suite, test in _EXPECTED]
+    ids = [f"{_HERE / suite}::{test}" for suite, test in _EXPECTED]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *ids],
         capture_output=True,
