@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Settings
 
 KEYS = st.integers(0, 7)
+STREAM_KEYS = {key: key + 8 for key in range(8)}  # under which a framework tells of a run's stream
+ALL_KEYS = KEYS | st.sampled_from(sorted(STREAM_KEYS.values()))
 
 
 def _numbers(fails_at: int | None = None) -> Iterator[int]:
@@ -20,6 +24,25 @@ def _numbers(fails_at: int | None = None) -> Iterator[int]:
         if number == fails_at:
             raise ValueError
         yield number
+
+
+async def _async_numbers(fails_at: int) -> AsyncIterator[int]:
+    for number in _numbers(fails_at):
+        yield number
+
+
+def _close(stream: Any) -> None:
+    try:
+        if hasattr(stream, "aclose"):
+            stream.aclose().send(None)
+        else:
+            stream.close()
+    except StopIteration:
+        pass
+
+
+class Lifetime:
+    """Kept as long as a run, by a framework."""
 
 
 class Verbs(RuleBasedStateMachine):
@@ -31,7 +54,9 @@ class Verbs(RuleBasedStateMachine):
         )
         self.started: Counter[int] = Counter()
         self.parents: dict[int, int | None] = {}
-        self.streams: list[Iterator[int]] = []
+        self.streams: list[Any] = []
+        self.lifetimes: list[Lifetime] = []
+        self.in_streams: set[int] = set()
 
     @rule(
         key=KEYS,
@@ -39,49 +64,87 @@ class Verbs(RuleBasedStateMachine):
         transparent=st.booleans(),
         broken=st.booleans(),
         current=st.booleans(),
+        kept=st.booleans(),
     )
-    def start(self, key: int, parent: int | None, transparent: bool, broken: bool, current: bool) -> None:
+    def start(
+        self, key: int, parent: int | None, transparent: bool, broken: bool, current: bool, kept: bool
+    ) -> None:
         known = self.recorder.find(key)
         operation = Operation(kind=Kind.CHAIN, name=str(key))
         source = None if transparent else (lambda: operation) if not broken else (lambda: 1 / 0)
-        span = self.recorder.start(key, source, parent=parent, make_current=current)  # type: ignore[arg-type]
+        lifetime = Lifetime()
+        if kept:
+            self.lifetimes.append(lifetime)
+        span = self.recorder.start(
+            key, source, parent=parent, make_current=current, lifetime=lifetime if kept else None
+        )
         if span is not None and span is not known:
             self.started[span.span_id] += 1
 
-    @rule(key=KEYS)
+    @rule(key=ALL_KEYS)
     def chunk(self, key: int) -> None:
         self.recorder.chunk(key)
 
-    @rule(key=KEYS)
+    @rule(key=ALL_KEYS)
     def end(self, key: int) -> None:
         self.recorder.end(key, Outcome())
 
-    @rule(key=KEYS)
+    @rule(key=ALL_KEYS)
     def fail(self, key: int) -> None:
         self.recorder.fail(key, ValueError())
 
-    @rule(key=KEYS, collected=st.sampled_from([RunStatus.ABANDONED, RunStatus.SUCCESS]))
-    def hand_over(self, key: int, collected: RunStatus) -> None:
-        stream = iter(_numbers())
-        self.recorder.hand_over(key, stream, collected=collected)
+    @rule(
+        key=ALL_KEYS,
+        collected=st.sampled_from([RunStatus.ABANDONED, RunStatus.SUCCESS]),
+        renamed=st.booleans(),
+    )
+    def hand_over(self, key: int, collected: RunStatus, renamed: bool) -> None:
+        told_as = STREAM_KEYS.get(key) if renamed else None
+        if told_as is not None and self.recorder.find(told_as) is not None:
+            told_as = None  # a framework has one run of a key
+        stream = _numbers()
+        self._note_in_stream(key)
+        self.recorder.hand_over(key, stream, collected=collected, told_as=told_as)
         self.streams.append(stream)
 
-    @rule(key=KEYS, fails_at=st.integers(0, 4))
-    def follow(self, key: int, fails_at: int) -> None:
-        self.streams.append(self.recorder.follow(key, _numbers(fails_at)))
+    @rule(key=ALL_KEYS, fails_at=st.integers(0, 4), is_async=st.booleans())
+    def follow(self, key: int, fails_at: int, is_async: bool) -> None:
+        self._note_in_stream(key)
+        items = (_async_numbers if is_async else _numbers)(fails_at)
+        self.streams.append(self.recorder.follow(key, items))
+
+    def _note_in_stream(self, key: int) -> None:
+        span = self.recorder.find(key)
+        if span is not None:
+            self.in_streams.add(span.span_id)
 
     @rule(number=st.integers(0, 7))
     def read(self, number: int) -> None:
         if number < len(self.streams):
+            stream = self.streams[number]
             try:
-                next(self.streams[number])
-            except (StopIteration, ValueError):
+                if hasattr(stream, "__anext__"):
+                    anext(stream).send(None)  # nothing in it waits, so no event loop is needed
+                else:
+                    next(stream)
+            except (StopIteration, StopAsyncIteration, ValueError):
                 pass
 
-    @rule(number=st.integers(0, 7))
-    def drop(self, number: int) -> None:
+    @rule(number=st.integers(0, 7), closed=st.booleans())
+    def drop(self, number: int, closed: bool) -> None:
         if number < len(self.streams):
-            del self.streams[number]
+            stream = self.streams.pop(number)
+            if closed:
+                _close(stream)
+
+    @rule(number=st.integers(0, 7))
+    def let_go(self, number: int) -> None:
+        if number < len(self.lifetimes):
+            del self.lifetimes[number]
+
+    @rule(enabled=st.booleans())
+    def switch(self, enabled: bool) -> None:
+        self.recorder.apply(replace(self.recorder.settings, enabled=enabled))
 
     @rule()
     def flush(self) -> None:
@@ -89,10 +152,12 @@ class Verbs(RuleBasedStateMachine):
 
     @invariant()
     def no_more_runs_open_than_keys(self) -> None:
-        assert self.recorder.open_runs <= 8
+        assert self.recorder.open_runs <= 16
 
     def teardown(self) -> None:
         self.streams.clear()
+        still_open = {span.span_id for key in range(16) if (span := self.recorder.find(key)) is not None}
+        assert not still_open & self.in_streams, "a run outlives the stream that it was handed over to"
         assert self.recorder.shutdown(5)
         assert self.recorder.open_runs == 0
         exported = Counter(span.context.span_id for span in self.memory.get_finished_spans())
