@@ -23,7 +23,7 @@ _FAILED: Final = re.compile(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def failed() -> set[tuple[str, str]]:
     """All that are expected to fail, in one run: starting pytest takes longer than a test of the suite."""
     ids = [f"{_HERE / suite}::{test}" for suite, test in _EXPECTED]
