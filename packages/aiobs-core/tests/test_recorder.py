@@ -472,3 +472,28 @@ def test_a_flush_waits_for_no_interval_however_much_is_queued(runs: int) -> None
     assert recording.recorder.flush(5)
     assert len(recording.memory.get_finished_spans()) == runs
     recording.recorder.shutdown(5)
+
+
+def test_a_stream_that_is_told_of_under_an_open_runs_key_takes_over_none(recording: Recording) -> None:
+    recorder = recording.recorder
+    recorder.start("outer", op("outer", Kind.TOOL))
+    recorder.start("other", op("other", Kind.TOOL))
+    stream = (number for number in [1])
+    recorder.hand_over("outer", stream, told_as="other")
+    del stream  # the end of the run that was handed over, and of no other
+    assert recorder.find("other") is not None
+    assert recorder.find("outer") is None
+    recorder.end("other")
+    outcomes = {name: attribute(span, semconv.OUTCOME) for name, span in recording.spans().items()}
+    assert outcomes == {"execute_tool outer": "abandoned", "execute_tool other": "success"}
+
+
+def test_a_run_goes_on_under_the_key_that_its_stream_is_told_of(recording: Recording) -> None:
+    recorder = recording.recorder
+    recorder.start("outer", op("outer", Kind.TOOL))
+    stream = (number for number in [1])
+    recorder.hand_over("outer", stream, told_as="inner")
+    recorder.end("outer")
+    assert recorder.open_runs == 1
+    recorder.end("inner")
+    assert attribute(recording.spans()["execute_tool outer"], semconv.OUTCOME) == "success"

@@ -56,13 +56,15 @@ class OpenRuns:
             span.finish(end_ns)
             self.ended(span)
 
-    def rename(self, key: Hashable, new: Hashable) -> None:
-        """Give a run another key, if it is open and the key is free."""
+    def rename(self, key: Hashable, new: Hashable) -> bool:
+        """Give a run another key; False if it is not open, or another run has that key."""
         run = self.by_key.get(key)
-        if type(run) is AgentSpan and self.by_key.setdefault(new, run) is run:
-            run.key = new
-            if key != new:
-                self.by_key.pop(key, None)
+        if type(run) is not AgentSpan or self.by_key.setdefault(new, run) is not run:
+            return False
+        run.key = new
+        if key != new:
+            self.by_key.pop(key, None)
+        return True
 
     def evict(self, max_open_runs: int) -> None:
         """Close the oldest run."""

@@ -191,8 +191,7 @@ class Recorder:
             collected: How the run ended if the stream's collection is the end of it.
             told_as: The key under which the framework tells of the stream, if it is another: the run's from now on.
         """
-        if told_as is not None:
-            self._open_runs.rename(key, told_as)
+        if told_as is not None and self._open_runs.rename(key, told_as):
             key = told_as
         span = self.find(key)
         if span is not None:
