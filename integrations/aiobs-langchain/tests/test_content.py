@@ -53,7 +53,7 @@ def test_a_chat_model_is_sent_messages_and_answers_one(contents):
         {"role": "system", "parts": [text("Be brief.")]},
         {"role": "user", "parts": [text("What is this?")]},
         {"role": "assistant", "parts": [TOOL_CALL]},
-        {"role": "tool", "parts": [text("wet")]},
+        {"role": "tool", "parts": [{"type": "tool_call_response", "id": "call-1", "response": "wet"}]},
         {"role": "assistant", "parts": [text("It is")]},
     ]
     assert said == [{"role": "assistant", "parts": [text("Rain."), TOOL_CALL]}]

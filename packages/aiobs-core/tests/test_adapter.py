@@ -54,14 +54,16 @@ def test_a_stage_is_found_by_name():
 
 
 def test_metadata_says_what_a_run_belongs_to():
-    metadata = {"aiobs_stage": "pre_process", "session_id": "S", "request_id": "R", "customer": Moody()}
+    metadata = {"aiobs_stage": "pre_process", "session_id": "S", "request_id": "R", "user_id": "U", "customer": Moody()}
     assert from_metadata(metadata) == {
         "stage": Stage.PRE_PROCESS,
         "conversation_id": "S",
         "request_id": "R",
+        "user_id": "U",
         "metadata": metadata,
     }
     assert from_metadata({"session_id": 7}) == {
+        "user_id": None,
         "conversation_id": None,
         "request_id": None,
         "metadata": {"session_id": 7},
@@ -107,7 +109,29 @@ def test_outcomes_that_frameworks_share():
 
 @pytest.mark.parametrize(("found", "count"), [([], 0), ([1, 2], 2), ((1,), 1)])
 def test_documents_are_counted(found, count):
-    assert found_documents(found) == Outcome(attributes={"ai.agent.retrieval.document_count": count})
+    outcome = found_documents(found)
+    assert outcome is not None
+    assert outcome.attributes == {"ai.agent.retrieval.document_count": count}
+
+
+def test_documents_are_shown_with_text_metadata_and_score():
+    class Document:
+        id, page_content, metadata = "d1", "Seoul is a city.", {"page": 3}
+
+    class Node:
+        id_, text, metadata = "n1", "Busan is a port.", {}
+
+    class NodeWithScore:
+        node, score = Node(), 0.5
+
+    outcome = found_documents([Document(), (Document(), 0.9), NodeWithScore()])
+    assert outcome is not None
+    assert outcome.content is not None
+    assert outcome.content() == [
+        {"id": "d1", "content": "Seoul is a city.", "metadata": {"page": 3}},
+        {"id": "d1", "content": "Seoul is a city.", "metadata": {"page": 3}, "score": 0.9},
+        {"id": "n1", "content": "Busan is a port.", "score": 0.5},
+    ]
 
 
 @pytest.mark.parametrize("found", [None, "text", {"a": 1}])

@@ -14,8 +14,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, Usage, semconv
+from aiobs_core._health import Health
+from aiobs_core.privacy.content import Tally
+from aiobs_core.privacy.stage import Privacy
 from aiobs_core.signals.ai_agent import host_and_port
-from aiobs_core.signals.spans import clean
+from aiobs_core.signals.spans import Safe
 
 USAGE = Usage(input_tokens=10, output_tokens=5, cache_read_tokens=4, cache_write_tokens=2, reasoning_tokens=3)
 
@@ -125,6 +128,13 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
+
+
+PRIVACY = Privacy(Settings(), Health())
+
+
+def clean(attributes: dict[str, Any]) -> Any:
+    return Safe(PRIVACY, PRIVACY.rules(), Tally()).attributes(attributes)
 
 
 @given(st.dictionaries(st.text(), VALUES))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from aiobs_core import Kind, Operation, Stage, semconv
-from aiobs_core.adapter import current_subject, found_documents, found_vectors
+from aiobs_core.adapter import as_it_is, current_subject, found_documents, found_vectors
 from aiobs_core.methods import Call, Method, ObservedMethods
 from aiobs_core.providers import base_url, provider_name, request_model
 from aiobs_langchain._handler import SCOPE, Retrieval
@@ -28,11 +29,14 @@ def _embedding(call: Call) -> Operation:
         provider=_provider(call.instance),
         endpoint=base_url(call.fields),
         attributes={} if count is None else {semconv.EMBEDDING_TEXT_COUNT: count},
+        content=partial(as_it_is, texts),
     )
 
 
 def _search(call: Call) -> Operation:
-    return Operation(kind=Kind.RETRIEVER, name=type(call.instance).__name__)
+    query = call.keywords.get("query", call.arguments[0] if call.arguments else None)
+    content = partial(as_it_is, query) if isinstance(query, str) else None  # else a vector
+    return Operation(kind=Kind.RETRIEVER, name=type(call.instance).__name__, content=content)
 
 
 def _write(call: Call) -> Operation:

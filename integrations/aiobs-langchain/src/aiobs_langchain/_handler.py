@@ -15,7 +15,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 
 from aiobs_core import Operation, get_recorder, semconv
-from aiobs_core.adapter import SharedHandler, found_documents, frame_outside, outcome_of, report_overlap
+from aiobs_core.adapter import SharedHandler, found_documents, frame_outside, kept, outcome_of, report_overlap
 from aiobs_langchain import _operation as operation
 from aiobs_langchain import _outcome as outcome
 from aiobs_langchain._operation import Metadata, Serialized, Tags
@@ -68,6 +68,8 @@ def _starts(
     ) -> None:
         if is_chain:
             given = outcome.resumes(given)  # a graph's state is not kept, and may change
+        elif inputs is not None:  # the arguments of a tool, of which `given` is only the text
+            given = kept(inputs)
         own = run_type or invocation_params or tool_call_id  # no event has more than one of them
         self._start(
             run_id.int,

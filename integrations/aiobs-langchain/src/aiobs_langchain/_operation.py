@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from aiobs_core import Kind, Operation, Stage, semconv
-from aiobs_core.adapter import first_text, from_metadata, message_of, stage_of, text_size
+from aiobs_core.adapter import as_it_is, first_text, from_metadata, message_of, stage_of, text_size
 from aiobs_core.providers import base_url, provider_name, request_model, request_params
 
 Serialized = Mapping[str, Any] | None
@@ -95,24 +95,28 @@ def chain(  # noqa: PLR0917
 
 
 def tool(
-    serialized: Serialized, _: Any, tags: Tags, metadata: Metadata, name: str | None, tool_call_id: Any
+    serialized: Serialized, given: Any, tags: Tags, metadata: Metadata, name: str | None, tool_call_id: Any
 ) -> Operation:
     """`on_tool_start`."""
     attributes = {semconv.GEN_AI_TOOL_TYPE: "function"}
     if isinstance(tool_call_id, str):
         attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool_call_id
     return Operation(
-        kind=_TOOL, name=_name(serialized, name, "tool"), **_common(_tagged(tags), metadata or {}, attributes)
+        kind=_TOOL,
+        name=_name(serialized, name, "tool"),
+        content=partial(as_it_is, given),
+        **_common(_tagged(tags), metadata or {}, attributes),
     )
 
 
-def retriever(
-    serialized: Serialized, _: Any, tags: Tags, metadata: Metadata, name: str | None, __: Any
+def retriever(  # noqa: PLR0917
+    serialized: Serialized, query: Any, tags: Tags, metadata: Metadata, name: str | None, __: Any
 ) -> Operation:
     """`on_retriever_start`."""
     store = first_text(metadata or {}, ("ls_vector_store_provider", "ls_retriever_name"))
     name = store or _name(serialized, name, "retriever")
-    return Operation(kind=_RETRIEVER, name=name, **_common(_tagged(tags), metadata or {}, {}))
+    common = _common(_tagged(tags), metadata or {}, {})
+    return Operation(kind=_RETRIEVER, name=name, content=partial(as_it_is, query), **common)
 
 
 def rendered(messages: Sequence[Any], role: str) -> list[Mapping[str, object]]:
@@ -122,7 +126,8 @@ def rendered(messages: Sequence[Any], role: str) -> list[Mapping[str, object]]:
         kind = getattr(message, "type", role)
         calls = getattr(message, "tool_calls", None) or ()
         parts = [(call["id"], call["name"], call["args"]) for call in calls]
-        content.append(message_of(_ROLES.get(kind, kind), getattr(message, "content", message), parts))
+        said, answers = getattr(message, "content", message), getattr(message, "tool_call_id", None)
+        content.append(message_of(_ROLES.get(kind, kind), said, parts, answers=answers))
     return content
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from aiobs_core import Outcome, RunStatus, Usage, semconv
-from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, text_size
+from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, as_it_is, kept, text_size
 from aiobs_core.providers import finish_reason, response_id, response_model, usage_in, usage_of
 from aiobs_langchain._operation import rendered
 
@@ -31,10 +31,9 @@ def of_chain(outputs: Any) -> Outcome | None:
     return INTERRUPTED if type(outputs) is dict and "__interrupt__" in outputs else None
 
 
-def of_tool(output: Any) -> Outcome | None:
-    """`on_tool_end`: a tool may have handled its error."""
-    failed = type(output).__name__ == "ToolMessage" and getattr(output, "status", None) == "error"
-    return TOOL_RETURNED_ERROR if failed else None
+def of_tool(output: Any) -> partial[Outcome]:
+    """`on_tool_end`."""
+    return partial(_tool, kept(output))
 
 
 def of_control_flow(error: BaseException) -> Any:
@@ -91,6 +90,14 @@ def _usage(message: Any, llm_output: Mapping[str, Any]) -> Usage | None:
     if isinstance(reported, dict) and reported.get("total_cost") == 0:
         return Usage(source="cache_hit")  # LangChain's mark of its cache: these tokens were not used again
     return usage_of(reported) or usage_in(llm_output)
+
+
+def _tool(output: Any) -> Outcome:
+    """A tool's result; it may have handled its error."""
+    is_message = type(output).__name__ == "ToolMessage"
+    failed = is_message and getattr(output, "status", None) == "error"
+    said = getattr(output, "content", output) if is_message else output
+    return (TOOL_RETURNED_ERROR if failed else Outcome())._replace(content=partial(as_it_is, said))
 
 
 def _interrupted(interrupts: tuple[Any, ...]) -> Outcome:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from aiobs_core import Operation, Recorder, semconv
-from aiobs_core.adapter import from_metadata, text_size
+from aiobs_core.adapter import as_it_is, from_metadata, text_size
 from aiobs_core.providers import base_url, request_model, request_params
 from aiobs_llama_index import _outcome as outcome
 
@@ -19,6 +19,7 @@ Said = dict[str, Any]
 
 
 _CHANGEABLE: Final = ("messages", "texts")
+_TEXTS: Final = ("texts", "text", "query")
 _NO_FIELDS: Final[Mapping[str, Any]] = {}
 
 
@@ -85,10 +86,17 @@ def model(operation: Operation, instance: Any, fields: Fields, arguments: Argume
 
 def embedding(operation: Operation, instance: Any, fields: Fields, arguments: Arguments) -> Said:
     """One text, a query, or a batch."""
-    name, texts = _model_name(instance, fields), arguments.get("texts", ("",))
+    name = _model_name(instance, fields)
+    texts = next((arguments[key] for key in _TEXTS if key in arguments), ("",))
+    texts = (texts,) if isinstance(texts, str) else texts
     attributes = {semconv.EMBEDDING_TEXT_COUNT: len(texts)} if hasattr(texts, "__len__") else {}
-    endpoint = base_url(fields)
-    return {"name": name or operation.name, "model": name, "endpoint": endpoint, "attributes": attributes}
+    return {
+        "name": name or operation.name,
+        "model": name,
+        "endpoint": base_url(fields),
+        "attributes": attributes,
+        "content": partial(as_it_is, texts),
+    }
 
 
 def _model_name(instance: Any, fields: Fields) -> str | None:
@@ -97,20 +105,29 @@ def _model_name(instance: Any, fields: Fields) -> str | None:
     return model if model != "unknown" else None  # LlamaIndex's default
 
 
-def retriever(operation: Operation, instance: Any, *_: Any) -> Said:
+def retriever(operation: Operation, instance: Any, _: Fields, arguments: Arguments) -> Said:
     """Named after the vector store, where there is one."""
     store = getattr(instance, "_vector_store", None)
-    return {"name": operation.name if store is None else type(store).__name__}
+    query = partial(_query, arguments.get("str_or_query_bundle"))
+    return {"name": operation.name if store is None else type(store).__name__, "content": query}
 
 
-def reranker(_: Operation, __: Any, fields: Fields, ___: Arguments) -> Said:
+def reranker(_: Operation, __: Any, fields: Fields, arguments: Arguments) -> Said:
     """With the model that it asks, if any."""
-    return {"model": request_model(fields)}
+    return {"model": request_model(fields), "content": partial(_query, arguments.get("query_bundle"))}
 
 
-def tool(operation: Operation, instance: Any, *_: Any) -> Said:
+def _query(given: Any) -> Any:
+    return given if isinstance(given, str) else getattr(given, "query_str", None)
+
+
+def tool(operation: Operation, instance: Any, _: Fields, arguments: Arguments) -> Said:
     """Under the name that models call it by."""
-    return {"name": instance.metadata.name or operation.name}
+    given = {name: value for name, value in arguments.items() if name not in {"args", "kwargs"}}
+    given.update(arguments.get("kwargs") or {})
+    if args := arguments.get("args"):
+        given["args"] = args
+    return {"name": instance.metadata.name or operation.name, "content": partial(as_it_is, given)}
 
 
 def agent(operation: Operation, instance: Any, *_: Any) -> Said:

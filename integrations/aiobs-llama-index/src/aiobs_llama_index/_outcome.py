@@ -12,7 +12,7 @@ from llama_index.core.base.response.schema import AsyncStreamingResponse, Stream
 from llama_index.core.chat_engine.types import StreamingAgentChatResponse
 
 from aiobs_core import Outcome, Recorder, RunStatus, semconv
-from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, message_of, text_size
+from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, as_it_is, message_of, text_size
 from aiobs_core.providers import fields_of, finish_reason, response_id, response_model, usage_in, usage_of
 
 _STREAMS: Final = (StreamingResponse, AsyncStreamingResponse)  # the model is asked when they are read
@@ -26,14 +26,9 @@ def of_model(response: Any) -> Any:
     return partial(_model, response) if isinstance(response, (ChatResponse, CompletionResponse)) else None
 
 
-def of_tool(result: Any) -> Outcome | None:
-    """A tool's error that it returned, and the tool with which agents hand over to each other."""
-    if getattr(result, "is_error", False) is True:
-        return TOOL_RETURNED_ERROR
-    given = getattr(result, "raw_input", None)
-    if getattr(result, "tool_name", None) != "handoff" or not isinstance(given, dict):
-        return None
-    return HANDED_OFF if "to_agent" in (given.get("kwargs") or ()) else None
+def of_tool(result: Any) -> partial[Outcome]:
+    """A tool's result, read later."""
+    return partial(_tool, result)
 
 
 def of_error(error: BaseException) -> Outcome | None:
@@ -103,6 +98,23 @@ def _model(response: Any) -> Outcome:
     )
 
 
+def _tool(result: Any) -> Outcome:
+    """A tool's result, perhaps an error that it returned, and the tool with which agents hand over to each other."""
+    given = getattr(result, "raw_input", None)
+    outcome = Outcome()
+    if getattr(result, "is_error", False) is True:
+        outcome = TOOL_RETURNED_ERROR
+    elif getattr(result, "tool_name", None) == "handoff" and isinstance(given, dict):
+        outcome = HANDED_OFF if "to_agent" in (given.get("kwargs") or ()) else outcome
+    blocks = getattr(result, "blocks", None)
+    said = (
+        result
+        if blocks is None
+        else "".join(text for each in blocks if isinstance(text := getattr(each, "text", None), str))
+    )
+    return outcome._replace(content=partial(as_it_is, said))
+
+
 def _finish_reasons(*sources: Mapping[str, Any]) -> tuple[str, ...]:
     choices = sources[0].get("choices")
     if isinstance(choices, (list, tuple)) and choices:
@@ -120,7 +132,12 @@ def messages(given: Sequence[Any]) -> list[Mapping[str, object]]:
     return [
         message_of("user", each)
         if isinstance(each, str)
-        else message_of(each.role.value, each.blocks, map(_call, _tool_calls(each)))
+        else message_of(
+            each.role.value,
+            each.blocks,
+            map(_call, _tool_calls(each)),
+            answers=each.additional_kwargs.get("tool_call_id"),
+        )
         for each in given
     ]
 

@@ -40,6 +40,7 @@ class RequestAttributes:
     tags: tuple[str, ...] = ()
     prompt_name: str | None = None
     prompt_version: str | None = None
+    privacy_policy: str | None = None
 
 
 request_attributes: ContextVar[RequestAttributes | None] = ContextVar(
@@ -57,6 +58,7 @@ def using_attributes(
     tags: Sequence[str] = (),
     prompt_name: str | None = None,
     prompt_version: str | None = None,
+    privacy_policy: str | None = None,
 ) -> Iterator[None]:
     """Put the request's identity on every run started inside the block.
 
@@ -65,12 +67,14 @@ def using_attributes(
 
     Args:
         request_id: `ai.agent.request.id`.
-        user_id: Kept in the process: this release has no keyed hash for it yet, and it never leaves unhashed.
+        user_id: `ai.agent.user.id`; leaves as a keyed hash unless the privacy policy allows otherwise.
         session_id: `ai.agent.session.id` and `gen_ai.conversation.id`.
         conversation_id: Another name for `session_id`.
         tags: `ai.agent.tags`; added to the outer block's.
         prompt_name: `ai.agent.prompt.name`.
         prompt_version: `ai.agent.prompt.version`.
+        privacy_policy: Name of the policy for what the runs say: a preset, or one of `AIOBS_PRIVACY_POLICIES`. An
+            unknown one lets no content out.
 
     Example:
         >>> with using_attributes(request_id="r-17", session_id="s-4"):
@@ -82,6 +86,7 @@ def using_attributes(
         "session_id": session_id or conversation_id,
         "prompt_name": prompt_name,
         "prompt_version": prompt_version,
+        "privacy_policy": privacy_policy,
     }
     outer = request_attributes.get() or RequestAttributes()
     inner = replace(

@@ -90,7 +90,7 @@ def _parts(message: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
 def _text(part: Mapping[str, object]) -> str:
     if part.get("type") == "tool_call":
         return f"{part.get('name')}{part.get('arguments')}"
-    text = part.get("content")
+    text = part.get("content") or part.get("response")
     return text if isinstance(text, str) else ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 AttributeValue = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, AttributeValue]
@@ -85,9 +85,9 @@ class Usage(NamedTuple):
 class Operation(NamedTuple):
     """What was asked of a model, tool, retriever, agent, …
 
-    Everything here may leave the process except `content`, `params` and `metadata`. `params` and `metadata` pass an
-    allow-list. `content` stays in the process: it is read to count tokens where `AIOBS_ESTIMATE_USAGE` asks for that, and
-    only the count leaves.
+    Everything here may leave the process, after the detectors of the privacy policy, except `content`, `params`,
+    `metadata` and `user_id`. `params` and `metadata` pass an allow-list. `content` and `user_id` leave as the policy says,
+    by default not at all, or as a keyed hash.
 
     Attributes:
         kind: What runs.
@@ -103,7 +103,9 @@ class Operation(NamedTuple):
         request_id: Request, as the application names it.
         metadata: The application's metadata; only keys in `Settings.metadata_keys` are emitted.
         attributes: Further attributes, by names of `aiobs_core.semconv`.
-        content: Input messages, rendered only on demand.
+        user_id: User, as the application names it.
+        content: What went in, read by the worker and only if the policy asks for it. Of a model: messages (`Content`); of
+            a tool: its arguments, as any JSON value; of a retriever or reranker: the query; of an embedding: its texts.
         parent_kind: What this run proves about its parent (a graph node's parent is a graph).
         resumes: True if the run continues a paused one of the same conversation.
         inside: Attributes of the runs directly inside, which their own callbacks do not tell.
@@ -122,9 +124,10 @@ class Operation(NamedTuple):
     agent: str | None = None
     conversation_id: str | None = None
     request_id: str | None = None
+    user_id: str | None = None
     metadata: Mapping[str, object] = _NOTHING
     attributes: Attributes = _NO_ATTRIBUTES
-    content: Callable[[], Content] | None = None
+    content: Callable[[], Any] | None = None
     parent_kind: Kind | None = None
     resumes: bool = False
     attempt_of: Hashable | None = None
@@ -140,7 +143,8 @@ class Outcome(NamedTuple):
         response_id: The provider's id of the response.
         finish_reasons: One per choice.
         attributes: Further attributes, by names of `aiobs_core.semconv`.
-        content: Output messages, rendered only on demand.
+        content: What came out, in the same way. Of a model: messages; of a tool: its result; of a retriever or reranker:
+            documents, as in `aiobs_core.adapter.documents`.
         status: How it ended, where the verb does not settle it: a tool that returned an error, a paused graph.
         error_type: Class name of an error that the framework handled.
         events: Names of span events to add at the end.
@@ -151,7 +155,7 @@ class Outcome(NamedTuple):
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
     attributes: Attributes = _NO_ATTRIBUTES
-    content: Callable[[], Content] | None = None
+    content: Callable[[], Any] | None = None
     status: RunStatus | None = None
     error_type: str | None = None
     events: tuple[str, ...] = ()

@@ -18,12 +18,14 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import TraceFlags
 
-from aiobs_core._context import SUPPRESS_KEY
+from aiobs_core._context import SUPPRESS_KEY, request_attributes
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._health import Health
 from aiobs_core._run import Reader, Run
 from aiobs_core._span import NEW_TRACE_SAMPLED, AgentSpan, LocalTrace, new_span_id, new_trace_id
 from aiobs_core.export.destinations import Destinations
+from aiobs_core.privacy.foreign import ForeignSpan
+from aiobs_core.privacy.stage import Privacy
 from aiobs_core.signals.spans import Renderer
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
     from aiobs_core._settings import Settings
 
-Arrived = AgentSpan | ReadableSpan
-InCorridor = AgentSpan | Run | ReadableSpan
+Arrived = AgentSpan | ReadableSpan | ForeignSpan
+InCorridor = AgentSpan | Run | ReadableSpan | ForeignSpan
 Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
 """Takes a batch, returns what goes on. Called by the worker only; what it raises is counted and skips the stage."""
 
@@ -78,6 +80,7 @@ class Pipeline:
         self._new_trace_id = new_trace_id
         self._destinations: Destinations | None = None
         self._stages: tuple[Stage, ...] = ()
+        self._privacy: Privacy | None = None
         self._reader = Reader(health)
         self._renew_threading()
 
@@ -117,7 +120,9 @@ class Pipeline:
 
     def _put_foreign(self, span: ReadableSpan) -> None:
         if self.takes_foreign_spans:
-            self.put(span)
+            request = request_attributes.get()
+            policy = None if request is None else request.privacy_policy
+            self.put(span if policy is None else ForeignSpan(span, policy))
 
     def new_trace(self, context: Context, parent: SpanContext | None) -> LocalTrace:
         """The trace of a local root: the parent's, or a new one on which the head sampler has decided."""
@@ -158,10 +163,13 @@ class Pipeline:
 
     def _assemble(self, destinations: Destinations) -> tuple[Stage, ...]:
         self._reader.apply(self._settings)
-        render = Renderer(self._settings, destinations.resource, self._health)
+        privacy = Privacy(self._settings, self._health, store_folder=destinations.store_folder)
+        self._privacy = privacy
+        render = Renderer(self._settings, destinations.resource, self._health, privacy)
         return (
             self._read,
             _decide,
+            privacy.mask,
             render,
             destinations.deliver,
         )
@@ -353,6 +361,8 @@ class Pipeline:
     def _answer(self, marker: _Marker) -> bool:
         destinations = self._destinations
         left_s = max(0.0, marker.deadline - time.monotonic())
+        if self._privacy is not None:
+            self._privacy.trail.note()
         if marker.close:
             marker.delivered = self._close(left_s)
         else:

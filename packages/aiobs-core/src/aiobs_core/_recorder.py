@@ -2,10 +2,9 @@
 
 Rules of the hot path (`start`, `chunk`, `end`, `fail`), which runs on the application's threads:
 
-* no lock, no I/O, no formatting, no logging; dictionary and queue operations that are atomic under the GIL;
+* no lock, no I/O, no formatting, no logging; dictionary and queue operations that are atomic under the GIL; nothing raised;
 * every operation of the table is a single `setdefault`, `get` or `pop`, so each run starts and ends exactly once
-  whatever threads, handlers or garbage collections interleave;
-* nothing raised here reaches the application.
+  whatever threads, handlers or garbage collections interleave.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from aiobs_core._pipeline import Pipeline
 from aiobs_core._span import AgentSpan
 from aiobs_core._streams import following, is_iterator
 from aiobs_core._sweeper import Sweeper
+from aiobs_core.privacy.modes import keeps_errors
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -60,6 +60,7 @@ class Recorder:
         self._off = not settings.enabled
         self._max_open_runs = settings.max_open_runs
         self._chain_spans = settings.chain_spans
+        self._keeps_errors = keeps_errors(settings)
         self._open_runs = OpenRuns(self.health)
         self._runs = self._open_runs.by_key
         self._sweeper = Sweeper(settings, self._runs, self._open_runs.close)
@@ -151,7 +152,7 @@ class Recorder:
     def fail(self, key: Hashable, error: BaseException, outcome: OutcomeSource | None = None) -> None:
         """End a run that raised; cancellation and closed generators are not errors.
 
-        Only the class and the HTTP status of the error are kept, so neither its text nor its frames live on.
+        Its class and HTTP status are kept, and the error itself where a policy may let its text out.
 
         Args:
             key: Key of the run; one that is not open is ignored.
@@ -165,6 +166,8 @@ class Recorder:
             return
         span.outcome = outcome
         span.error_class = type(error)
+        if self._keeps_errors or span.has_own_policy:
+            span.error = error
         span.finish()
         try:
             span.status_code = http_status(error)
@@ -262,6 +265,7 @@ class Recorder:
             self._settings = settings
             self._max_open_runs = settings.max_open_runs
             self._chain_spans = settings.chain_spans
+            self._keeps_errors = keeps_errors(settings)
             self._off = not settings.enabled
             self._pipeline.takes_foreign_spans = settings.enabled
             self._sweeper.apply(settings)
@@ -280,10 +284,7 @@ class Recorder:
         return self._pipeline.flush(self._settings.export_timeout_s if timeout_s is None else timeout_s)
 
     def shutdown(self, timeout_s: float | None = None) -> bool:
-        """Close the open runs as `abandoned`, deliver everything and close the destinations.
-
-        The next run opens them again. Returns False if something could not be delivered in time.
-        """
+        """Close the open runs as `abandoned`, deliver everything, close the destinations; False if that was not in time."""
         atexit.unregister(self.shutdown)
         for key in list(self._runs):
             self._open_runs.close(key, RunStatus.ABANDONED)
@@ -391,8 +392,7 @@ class Recorder:
         return span
 
     def _verb_failed(self, verb: str, error: BaseException) -> None:
+        what = f"aiobs: recording a run failed in {verb} ({type(error).__name__})"
         self.health.problem(
-            f"recorder.{verb}",
-            f"aiobs: recording a run failed in {verb} ({type(error).__name__}); the application is not affected, "
-            "the run may be missing.",
+            f"recorder.{verb}", f"{what}; the application is not affected, the run may be missing."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections import OrderedDict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.trace import Link, SpanContext
 
@@ -14,6 +14,9 @@ from aiobs_core._health import Health
 from aiobs_core._operation import AttributeValue, Kind, Operation, Outcome, RunStatus, Stage
 from aiobs_core._settings import Settings
 from aiobs_core._span import AgentSpan, class_name
+
+if TYPE_CHECKING:
+    from aiobs_core.privacy.content import Rules, Tally
 
 _IMPLIED_STAGE: Final = {
     Kind.MODEL: Stage.MODEL_INFERENCE,
@@ -46,6 +49,8 @@ class Run:
 
     __slots__ = (
         "agent",
+        "content",
+        "error",
         "error_type",
         "extra",
         "kind",
@@ -53,9 +58,11 @@ class Run:
         "operation",
         "outcome",
         "parent",
+        "rules",
         "span",
         "stage",
         "status",
+        "tally",
     )
 
     def __init__(self, span: AgentSpan, operation: Operation, outcome: Outcome) -> None:
@@ -70,6 +77,11 @@ class Run:
         self.parent: SpanContext | None = None
         self.links: list[Link] = span.links or []
         self.extra: dict[str, AttributeValue] = {}
+        self.error: BaseException | None = None
+        # Of the stage `mask`: what the policy lets out of the content, and the rules for everything else.
+        self.content: dict[str, AttributeValue] = {}
+        self.rules: Rules | None = None
+        self.tally: Tally | None = None
 
 
 class Reader:
@@ -99,6 +111,7 @@ class Reader:
             span.outcome = None
             return None
         run = Run(span, operation, self._outcome(span))
+        run.error, span.error = span.error, None
         if span.finish_reasons and not run.outcome.finish_reasons:
             run.outcome = run.outcome._replace(finish_reasons=span.finish_reasons)
         parent = self._recorded_parent(span)

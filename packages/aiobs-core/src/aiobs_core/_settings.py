@@ -6,11 +6,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from aiobs_core import _setting_values as values
 from aiobs_core._errors import SettingsError
+from aiobs_core.privacy.hashing import NO_KEYS, HashKeys
+from aiobs_core.privacy.policy import CLOSED, FIELDS, PRESETS, Policy
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,101 +24,40 @@ _log = logging.getLogger("aiobs")
 
 CONFIG_FILE_VARIABLE: Final = "AIOBS_CONFIG_FILE"
 _SDK_DISABLED_VARIABLE: Final = "OTEL_SDK_DISABLED"
-_TRUE: Final = {"true", "1", "yes", "on"}
-_FALSE: Final = {"false", "0", "no", "off"}
 
 
-def _boolean(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise ValueError("true or false")
+_NO_CONTENT: Final = tuple((name, "none") for name in FIELDS)
+_CLOSED: Final = "no content, no hash and no user id leaves until it is mended"
+_NO_HASHES: Final = "hashes are left out until it is mended"
 
 
-def _choice(*accepted: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        text = str(value).strip().lower()
-        if text not in accepted:
-            raise ValueError("one of " + ", ".join(accepted))
-        return text
+def _setting(
+    parse: Callable[[object], object],
+    default: object,
+    variables: str,
+    help_: str,
+    *,
+    closed: tuple[object, str] | None = None,
+    secret: bool = False,
+) -> Any:
+    """A field of `Settings`.
 
-    return parse
-
-
-def _number(low: float, high: float, unit: str) -> Callable[[object], float]:
-    def parse(value: object) -> float:
-        error = f"a number of {unit} from {low:g} to {high:g}"
-        if isinstance(value, bool):
-            raise ValueError(error)
-        try:
-            number = float(str(value))
-        except ValueError:
-            raise ValueError(error) from None
-        if not low <= number <= high:  # also refuses NaN
-            raise ValueError(error)
-        return number
-
-    return parse
-
-
-def _count(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        error = f"a whole number from {low} to {high}"
-        if isinstance(value, bool):
-            raise ValueError(error)
-        try:
-            number = int(str(value))
-        except ValueError:
-            raise ValueError(error) from None
-        if not low <= number <= high:
-            raise ValueError(error)
-        return number
-
-    return parse
-
-
-def _names(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
-        return tuple(value)
-    raise ValueError("names separated by commas")
-
-
-def _dialects(value: object) -> tuple[str, ...]:
-    given = _names(value)
-    accepted = ("ai_agent", "gen_ai", "openinference")
-    if any(name not in accepted for name in given):
-        raise ValueError("any of " + ", ".join(accepted) + ", separated by commas")
-    return tuple(name for name in accepted if name == "ai_agent" or name in given)
-
-
-def _exporters(value: object) -> tuple[str, ...]:
-    accepted = ("otlp", "none", "console")
-    given = _names(value)
-    if any(name not in accepted for name in given):
-        raise ValueError("any of " + ", ".join(accepted) + ", separated by commas")
-    return given
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, (str, Path)):
-        raise ValueError("text")
-    return str(value).strip()
-
-
-def _store(value: object) -> str:
-    text = _text(value)
-    return text.lower() if text.lower() in {"auto", "off"} else text
-
-
-def _setting(parse: Callable[[object], object], default: object, variables: str, help_: str) -> Any:
-    names = tuple(variables.split())
-    return field(default=default, metadata={"parse": parse, "variables": names, "help": help_})
+    Args:
+        parse: Makes the value; raises ValueError that says what is accepted.
+        default: Where nothing is given.
+        variables: Of the environment, the first set one counts.
+        help_: For the page of settings.
+        closed: What an invalid value gives instead of the next source's, and what that means: privacy fails closed.
+        secret: The value is never shown.
+    """
+    metadata = {
+        "parse": parse,
+        "variables": tuple(variables.split()),
+        "help": help_,
+        "closed": closed,
+        "secret": secret,
+    }
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,102 +75,181 @@ class Settings:
     """
 
     enabled: bool = _setting(
-        _boolean,
+        values.boolean,
         True,
         "AIOBS_ENABLED OBSERVABILITY_ENABLED",
         "Master switch. `OTEL_SDK_DISABLED=true` wins over it.",
     )
     console: str = _setting(
-        _choice("auto", "off", "summary", "tree"),
+        values.choice("auto", "off", "summary", "tree"),
         "auto",
         "AIOBS_CONSOLE",
         "What to print to stderr when a run ends: `tree`, one line (`summary`), nothing (`off`). `auto`, in a terminal "
         "only: the tree of a run that failed or took over a second, else one line.",
     )
     store: str = _setting(
-        _store,
+        values.store,
         "auto",
         "AIOBS_STORE",
         "Local store: `off`, a folder, or `auto`: `./.aiobs` (else the user's data folder) while no OTLP endpoint "
         "is set and the application has no TracerProvider of its own.",
     )
     dialects: tuple[str, ...] = _setting(
-        _dialects,
+        values.dialects,
         ("ai_agent", "gen_ai"),
         "AIOBS_DIALECTS",
         "Attribute names to emit beside `ai.agent.*`: `gen_ai`, `openinference`.",
     )
     semconv: str = _setting(
-        _choice("1.41", "latest", "both"), "1.41", "AIOBS_SEMCONV", "Generation of the `gen_ai.*` names."
+        values.choice("1.41", "latest", "both"),
+        "1.41",
+        "AIOBS_SEMCONV",
+        "Generation of the `gen_ai.*` names.",
     )
     chain_spans: bool = _setting(
-        _boolean,
+        values.boolean,
         True,
         "AIOBS_CHAIN_SPANS",
         "Record plumbing runs (inner chains, prompts, parsers) as spans. Off: their children hang under the next "
         "recorded ancestor.",
     )
     estimate_usage: bool = _setting(
-        _boolean,
+        values.boolean,
         False,
         "AIOBS_ESTIMATE_USAGE",
         "Count the tokens of model calls whose provider reports none, with tiktoken (`aiobs-core[estimate]`); such "
         "counts have `ai.agent.usage.source=estimated`.",
     )
     metadata_keys: tuple[str, ...] = _setting(
-        _names,
+        values.names,
         (),
         "AIOBS_METADATA_KEYS",
         "Metadata keys that may leave the process, as `ai.agent.metadata.<key>`; separated by commas.",
     )
+    privacy_policy: Policy = _setting(
+        values.policy,
+        PRESETS["strict"],
+        "AIOBS_PRIVACY_POLICY",
+        "What may leave, and how it is masked: `strict`, `gdpr`, `ccpa`, `hipaa-safe-harbor`, `debug`, or a policy file "
+        "(TOML, YAML).",
+        closed=(CLOSED, _CLOSED),
+    )
+    privacy_policies: tuple[Policy, ...] = _setting(
+        values.policies,
+        (),
+        "AIOBS_PRIVACY_POLICIES",
+        "Further policy files, separated by commas, that `using_attributes(privacy_policy=<name>)` may choose; presets "
+        "may always be chosen.",
+        closed=((), "they cannot be chosen"),
+    )
+    content: tuple[tuple[str, str], ...] = _setting(
+        values.content,
+        (),
+        "AIOBS_CONTENT",
+        "Overrides the policy's modes of content: `none`, `hash`, `masked` or `full` for all, or by field as in "
+        "`prompts=masked,tool_results=none`.",
+        closed=(_NO_CONTENT, _CLOSED),
+    )
+    capture_message_content: str = _setting(
+        values.choice("", "no_content", "span_only", "event_only", "span_and_event", "true", "false"),
+        "",
+        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
+        "OpenTelemetry's own switch: an upper bound for readable content (`NO_CONTENT`, `SPAN_ONLY`, `EVENT_ONLY`, "
+        "`SPAN_AND_EVENT`), and where neither the policy nor `AIOBS_CONTENT` lets any out, a wish for `masked`.",
+        closed=("no_content", "no readable content leaves until it is mended"),
+    )
+    content_max_chars: int = _setting(
+        values.count(64, 10_000_000),
+        8_192,
+        "AIOBS_CONTENT_MAX_CHARS",
+        "Longest text of content; longer ones are cut, with a mark. An attribute holds at most four times as much.",
+    )
+    content_overflow: str = _setting(
+        values.choice("cut", "store"),
+        "cut",
+        "AIOBS_CONTENT_OVERFLOW",
+        "What becomes of longer content: `cut`, or `store`: the whole of it, masked, in a file beside the local store.",
+    )
+    hash_key: HashKeys | None = _setting(
+        values.hash_key,
+        None,
+        "AIOBS_HASH_KEY",
+        "Secret key of the hashes, at least 16 bytes; lines below the first are older keys. Unset: the file, else a key "
+        "of this installation, made on first use.",
+        closed=(NO_KEYS, _NO_HASHES),
+        secret=True,
+    )
+    hash_key_file: HashKeys | None = _setting(
+        values.hash_key_file,
+        None,
+        "AIOBS_HASH_KEY_FILE",
+        "File with that key, such as a mounted secret; others must not be able to read it.",
+        closed=(NO_KEYS, _NO_HASHES),
+        secret=True,
+    )
+    audit: str = _setting(
+        values.store,
+        "auto",
+        "AIOBS_AUDIT",
+        "Audit log: `off`, a file, or `auto`: `audit.jsonl` in the folder of the local store, where that is in use.",
+    )
+    retention_days: float = _setting(
+        values.number(0, 36_500, "days"),
+        0.0,
+        "AIOBS_RETENTION_DAYS",
+        "Age at which traces are deleted from the local store; 0: as the policy says, which is never for `strict`.",
+    )
     max_open_runs: int = _setting(
-        _count(1, 10_000_000),
+        values.count(1, 10_000_000),
         10_000,
         "AIOBS_MAX_OPEN_RUNS",
         "Runs open at once; beyond it the oldest is closed as `abandoned` and counted.",
     )
     queue_size: int = _setting(
-        _count(16, 10_000_000),
+        values.count(16, 10_000_000),
         16_384,
         "AIOBS_QUEUE_SIZE",
         "Ended spans that may wait for the worker (and for each exporter); beyond it new ones are dropped and counted.",
     )
     flush_interval_s: float = _setting(
-        _number(0.01, 60, "seconds"),
+        values.number(0.01, 60, "seconds"),
         0.2,
         "AIOBS_FLUSH_INTERVAL_S",
         "How long the worker gathers ended spans.",
     )
     grace_s: float = _setting(
-        _number(0, 600, "seconds"),
+        values.number(0, 600, "seconds"),
         2.0,
         "AIOBS_GRACE_S",
         "How long the open descendants of an ended run may still report their own end.",
     )
     run_ttl_s: float = _setting(
-        _number(1, 604_800, "seconds"),
+        values.number(1, 604_800, "seconds"),
         3_600.0,
         "AIOBS_RUN_TTL_S",
         "Age at which an open run is closed as `timed_out`.",
     )
     export_timeout_s: float = _setting(
-        _number(0.1, 600, "seconds"), 5.0, "AIOBS_EXPORT_TIMEOUT_S", "How long flush and shutdown may take."
+        values.number(0.1, 600, "seconds"),
+        5.0,
+        "AIOBS_EXPORT_TIMEOUT_S",
+        "How long flush and shutdown may take.",
     )
     otlp_endpoint: str = _setting(
-        _text,
+        values.text,
         "",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTLP receiver. Unset: nothing is sent, spans go to the local store. Not used with a TracerProvider of the "
         "application's own, which sends by itself.",
     )
     otlp_protocol: str = _setting(
-        _choice("", "grpc", "http/protobuf"),
+        values.choice("", "grpc", "http/protobuf"),
         "",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL OTEL_EXPORTER_OTLP_PROTOCOL",
         "`grpc` or `http/protobuf`. Unset: `grpc` for port 4317, else `http/protobuf`.",
     )
     traces_exporter: tuple[str, ...] = _setting(
-        _exporters,
+        values.exporters,
         (),
         "OTEL_TRACES_EXPORTER",
         "`none`: send nothing although an endpoint is set; `otlp`: send, to the protocol's default endpoint if none "
@@ -259,7 +280,7 @@ class Settings:
         known = {item.name: item for item in fields(cls)}
         from_file = _read_file(environ.get(CONFIG_FILE_VARIABLE, ""), known, problems)
         problems.extend(_unknown(overrides, known, "argument"))
-        values: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for name, item in known.items():
             candidates: list[tuple[object, str, str]] = []
             if overrides.get(name) is not None:
@@ -268,31 +289,34 @@ class Settings:
             candidates.extend((environ[variable], variable, "environment") for variable in variables)
             if name in from_file:
                 candidates.append((from_file[name], name, environ[CONFIG_FILE_VARIABLE]))
-            values[name] = _first_valid(candidates, item.metadata["parse"], item.default, problems)
+            found[name] = _first_valid(candidates, item, problems)
         if environ.get(_SDK_DISABLED_VARIABLE, "").strip().lower() == "true":
-            values["enabled"] = False
+            found["enabled"] = False
         if problems and strict:
             raise SettingsError("\n".join(problems))
         for problem in problems:
             _warn_once(problem)
-        return cls(**values)
+        return cls(**found)
 
 
 def _first_valid(
-    candidates: list[tuple[object, str, str]],
-    parse: Callable[[object], object],
-    default: object,
-    problems: list[str],
+    candidates: list[tuple[object, str, str]], item: Field[object], problems: list[str]
 ) -> object:
+    parse, closed, is_secret = item.metadata["parse"], item.metadata["closed"], item.metadata["secret"]
     rejected: list[str] = []
-    value = default
+    value: object = item.default
     for given, name, source in candidates:
         try:
             value = parse(given)
             break
         except ValueError as error:
-            rejected.append(f"{name}: expected {error}, got {str(given)[:80]!r} ({source})")
-    problems.extend(f"{text}; using {value!r}." for text in rejected)
+            got = "a value that is not shown" if is_secret else f"{str(given)[:80]!r}"
+            rejected.append(f"{name}: expected {error}, got {got} ({source})")
+            if closed is not None:  # the next source's could be weaker than what was meant
+                value = closed[0]
+                break
+    consequence = f"using {value!r}" if closed is None else closed[1]
+    problems.extend(f"{text}; {consequence}." for text in rejected)
     return value
 
 

@@ -95,6 +95,7 @@ class AgentSpan(Span):
         "attempts",
         "chunk_count",
         "end_ns",
+        "error",
         "error_below",
         "error_class",
         "events",
@@ -155,6 +156,7 @@ class AgentSpan(Span):
         self.chunk_count = 0
         self.last_item: object = None
         self.outcome: OutcomeSource | None = None
+        self.error: BaseException | None = None  # only where a policy may let its text out
         self.error_class: type[BaseException] | None = None
         self.status_code: int | None = None
         self.forced_status: RunStatus | None = None
@@ -189,6 +191,11 @@ class AgentSpan(Span):
     def is_local_root(self) -> bool:
         """True for the first run of its trace in this process."""
         return self.parent is None
+
+    @property
+    def has_own_policy(self) -> bool:
+        """Whether the application chose a privacy policy for this run."""
+        return self.request is not None and self.request.privacy_policy is not None
 
     @property
     def started_ns(self) -> int:

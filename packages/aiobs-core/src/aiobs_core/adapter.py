@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry.trace import get_current_span
 
@@ -34,9 +34,12 @@ INTERRUPTED: Final = Outcome(status=RunStatus.INTERRUPTED, events=(semconv.EVENT
 HANDED_OFF: Final = Outcome(status=RunStatus.SUCCESS, events=(semconv.EVENT_HANDOFF,))
 """Control went to another agent or graph."""
 
+T = TypeVar("T")
+_DOCUMENT_TEXTS: Final = ("page_content", "text")
 _STAGES: Final = {stage.value: stage for stage in Stage}
 _CONVERSATION_KEYS: Final = ("thread_id", "session_id", "conversation_id")
 _REQUEST_KEYS: Final = ("request_id",)
+_USER_KEYS: Final = ("user_id", "langfuse_user_id")
 _COMPREHENSIONS: Final = ("<listcomp>", "<genexpr>")  # frames of their own: the former before Python 3.12
 
 
@@ -66,6 +69,7 @@ def from_metadata(metadata: Mapping[str, object]) -> dict[str, Any]:
     if metadata:
         given["conversation_id"] = first_text(metadata, _CONVERSATION_KEYS)
         given["request_id"] = first_text(metadata, _REQUEST_KEYS)
+        given["user_id"] = first_text(metadata, _USER_KEYS)
         if (stage := stage_of(metadata.get("aiobs_stage"))) is not None:
             given["stage"] = stage
     return given
@@ -77,16 +81,24 @@ def text_size(content: object) -> int:
 
 
 def message_of(
-    role: str, content: object, tool_calls: Iterable[tuple[object, object, object]] = ()
+    role: str,
+    content: object,
+    tool_calls: Iterable[tuple[object, object, object]] = (),
+    *,
+    answers: object = None,
 ) -> Mapping[str, object]:
-    """A message in the JSON shape of the GenAI conventions, with its text and tool calls only.
+    """A message in the JSON shape of the GenAI conventions, with its text, tool calls and results of tools only.
 
     Args:
         role: `system`, `user`, `assistant` or `tool`.
         content: A string, or a list of strings and text blocks.
         tool_calls: Id, name and arguments of each.
+        answers: Id of the tool call whose result the message is, if it is one.
     """
-    parts: list[Mapping[str, object]] = [{"type": "text", "content": text} for text in _texts(content)]
+    texts = _texts(content)
+    parts: list[Mapping[str, object]] = [{"type": "text", "content": text} for text in texts]
+    if role == "tool":
+        parts = [{"type": "tool_call_response", "id": answers, "response": "".join(texts)}]
     parts.extend(
         {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
         for call_id, name, arguments in tool_calls
@@ -95,10 +107,43 @@ def message_of(
 
 
 def found_documents(found: object) -> Outcome | None:
-    """How many documents a retriever or reranker returned; safe in the application's thread."""
+    """The documents that a retriever or reranker returned; safe in the application's thread."""
     if not isinstance(found, (list, tuple)):
         return None
-    return Outcome(attributes={semconv.DOCUMENT_COUNT: len(found)})
+    return Outcome(attributes={semconv.DOCUMENT_COUNT: len(found)}, content=partial(documents, tuple(found)))
+
+
+def documents(found: Sequence[Any]) -> list[Mapping[str, object]]:
+    """Documents as the GenAI conventions show them, with `content` and `metadata`: LangChain's and LlamaIndex's classes."""
+    return [_document(each) for each in found]
+
+
+def _document(each: Any) -> Mapping[str, object]:
+    score = getattr(each, "score", None)
+    if isinstance(each, tuple) and len(each) == 2:
+        each, score = each
+    each = getattr(each, "node", each)
+    text = next(
+        (value for name in _DOCUMENT_TEXTS if isinstance(value := getattr(each, name, None), str)), None
+    )
+    shown = {
+        "id": getattr(each, "id", None) or getattr(each, "id_", None),
+        "content": text,
+        "metadata": getattr(each, "metadata", None),
+    }
+    if isinstance(score, (int, float)):
+        shown["score"] = score
+    return {name: value for name, value in shown.items() if value}
+
+
+def as_it_is(value: T) -> T:
+    """What a run was given, or gave back, as its content."""
+    return value
+
+
+def kept(value: Any) -> Any:
+    """The value, or a copy of the list or dict that the application may change."""
+    return value.copy() if type(value) is dict or type(value) is list else value
 
 
 def found_vectors(found: object) -> Outcome | None:

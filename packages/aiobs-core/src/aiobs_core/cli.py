@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from aiobs_core.privacy.commands import add_commands
+
     parser = argparse.ArgumentParser(prog="aiobs", description="Look at the runs of your agents.")
     parser.add_argument("--version", action="version", version=f"aiobs-core {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--store", metavar="DIR", help="folder of the store (default: as AIOBS_STORE says)"
         )
+    add_commands(commands)
     _add_foreign_commands(commands)
     return parser
 
@@ -282,9 +285,12 @@ def _show(arguments: argparse.Namespace) -> int:
             raise _nothing_in(store)
         spans = store.trace(arguments.trace)
     if arguments.json:
+        from aiobs_core.privacy.reads import noted_reads
         from aiobs_core.store.flat import flat
 
-        _print_json([flat(span) for span in spans])
+        with noted_reads("show --json", arguments.store) as reads:
+            reads.see(spans)
+            _print_json([flat(span) for span in spans])
         return 0
     from aiobs_core.export._layout import Glyphs, shows_colours
     from aiobs_core.export.tree import render_tree
@@ -311,18 +317,22 @@ def _print_json(value: object) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from aiobs_core.privacy.reads import noted_reads
+
     encode = _otlp_line if arguments.format == "otlp-json" else _json_lines
-    with _store(arguments) as store:
+    with _store(arguments) as store, noted_reads("export", arguments.store) as reads:
         traces = iter([store.trace(arguments.trace)]) if arguments.trace else store.iter_traces()
         if arguments.output == "-":
             escaped = sys.stdout.isatty()
             for spans in traces:
+                reads.see(spans)
                 line = encode(spans)
                 sys.stdout.buffer.write(_ascii(line) if escaped else line)
             sys.stdout.buffer.flush()
         else:
             with _private_file(arguments.output) as file:
                 for spans in traces:
+                    reads.see(spans)
                     file.write(encode(spans))
     return 0
 

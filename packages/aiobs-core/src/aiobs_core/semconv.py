@@ -84,6 +84,10 @@ REQUEST_ID = _own(
     "Id of the whole request: the application's, else the trace id (on the root only)",
 )
 SESSION_ID = _own("ai.agent.session.id", "string", "Id of the conversation or session")
+USER_ID = _own(
+    "ai.agent.user.id", "string", "Keyed hash of the user's id, unless the policy allows it in the clear"
+)
+MASKED_COUNT = _own("ai.agent.privacy.masked_count", "int", "Values that were masked in this span", "{value}")
 TAGS = _own("ai.agent.tags", "string[]", "Tags set by using_attributes()")
 PROMPT_NAME = _own("ai.agent.prompt.name", "string", "Name of the prompt in the application's registry")
 PROMPT_VERSION = _own("ai.agent.prompt.version", "string", "Version of that prompt")
@@ -155,6 +159,27 @@ EMBEDDING_DIMENSION_COUNT = _own(
 )
 DOCUMENT_COUNT = _own("ai.agent.retrieval.document_count", "int", "Documents returned", "{document}")
 
+# --- ai.agent.*: privacy -------------------------------------------------------------------------------------
+PROMPT_HASH = _own("ai.agent.prompt.hash", "string", "Keyed hash of the prompt: `<key id>:<32 hex digits>`")
+COMPLETION_HASH = _own("ai.agent.completion.hash", "string", "Keyed hash of the completion")
+SYSTEM_HASH = _own("ai.agent.system_prompt.hash", "string", "Keyed hash of the system prompt")
+TOOL_ARGUMENTS_HASH = _own("ai.agent.tool.arguments.hash", "string", "Keyed hash of a tool's arguments")
+TOOL_RESULT_HASH = _own("ai.agent.tool.result.hash", "string", "Keyed hash of a tool's result")
+DOCUMENTS_HASH = _own("ai.agent.retrieval.documents.hash", "string", "Keyed hash of the documents returned")
+EMBEDDING_TEXTS_HASH = _own("ai.agent.embedding.texts.hash", "string", "Keyed hash of the texts embedded")
+EMBEDDING_TEXTS = _own("ai.agent.embedding.texts", "string", "The texts embedded, as a JSON array")
+CONTENT_REF = _own(
+    "ai.agent.content.ref",
+    "string",
+    "File with the masked content that was too long for an attribute, in the store's folder",
+)
+PRIVACY_POLICY = _own(
+    "ai.agent.privacy.policy", "string", "Policy in force, where it is not the process's own"
+)
+MASKED_VALUES = _own(
+    "ai.agent.privacy.masked", "string[]", "What was masked in this span: `<field>:<detector>`"
+)
+
 # --- ai.agent.*: calls to the outside -----------------------------------------------------------------------
 API_NAME = _own("ai.agent.api.name", "string", "Tool or API that was called")
 ENDPOINT = _own(
@@ -215,14 +240,21 @@ GEN_AI_TOOL_TYPE = _gen_ai("gen_ai.tool.type", "string", "function, extension or
 GEN_AI_TOOL_CALL_ID = _gen_ai("gen_ai.tool.call.id", "string", "Id of the tool call")
 GEN_AI_DATA_SOURCE_ID = _gen_ai("gen_ai.data_source.id", "string", "Vector store or other source")
 GEN_AI_PROMPT_NAME = _gen_ai("gen_ai.prompt.name", "string", "Prompt")
+# Content, where the privacy policy lets it out; in every dialect, since no other has names for it.
+GEN_AI_INPUT_MESSAGES = _gen_ai("gen_ai.input.messages", "string", "Messages sent, as JSON: roles and parts")
+GEN_AI_OUTPUT_MESSAGES = _gen_ai("gen_ai.output.messages", "string", "Messages received, as JSON")
+GEN_AI_TOOL_CALL_ARGUMENTS = _gen_ai("gen_ai.tool.call.arguments", "string", "Arguments of the call, as JSON")
+GEN_AI_TOOL_CALL_RESULT = _gen_ai("gen_ai.tool.call.result", "string", "Result of the call, as JSON")
+GEN_AI_RETRIEVAL_QUERY_TEXT = _gen_ai("gen_ai.retrieval.query.text", "string", "Query")
+GEN_AI_RETRIEVAL_DOCUMENTS = _gen_ai("gen_ai.retrieval.documents", "string", "Documents returned, as JSON")
 
 # --- stable OpenTelemetry -----------------------------------------------------------------------------------
 ERROR_TYPE = _otel("error.type", "string", "Class of the error; never its message")
 SERVER_ADDRESS = _otel("server.address", "string", "Host of the endpoint")
 SERVER_PORT = _otel("server.port", "int", "Port of the endpoint")
-EXCEPTION_TYPE = _otel(
-    "exception.type", "string", "Class of a recorded exception; never its message or stack"
-)
+EXCEPTION_TYPE = _otel("exception.type", "string", "Class of a recorded exception")
+EXCEPTION_MESSAGE = _otel("exception.message", "string", "Its message, where the policy lets it out")
+EXCEPTION_STACKTRACE = _otel("exception.stacktrace", "string", "Its stack, where the policy lets it out")
 
 # --- OpenInference (AIOBS_DIALECTS=openinference) --------------------------------------------------------------
 OI_SPAN_KIND = _openinference("openinference.span.kind", "string", "LLM, TOOL, CHAIN, AGENT, RETRIEVER, …")
@@ -245,6 +277,11 @@ OI_EMBEDDING_MODEL = _openinference("embedding.model_name", "string", "Embedding
 OI_RERANKER_MODEL = _openinference("reranker.model_name", "string", "Reranker model")
 OI_AGENT_NAME = _openinference("agent.name", "string", "Agent")
 OI_SESSION_ID = _openinference("session.id", "string", "Session")
+OI_USER_ID = _openinference("user.id", "string", "User, hashed unless the policy allows otherwise")
+OI_INPUT_VALUE = _openinference("input.value", "string", "What went in, as the content attributes say it")
+OI_OUTPUT_VALUE = _openinference("output.value", "string", "What came out, as the content attributes say it")
+OI_INPUT_MIME_TYPE = _openinference("input.mime_type", "string", "application/json or text/plain")
+OI_OUTPUT_MIME_TYPE = _openinference("output.mime_type", "string", "application/json or text/plain")
 OI_TAGS = _openinference("tag.tags", "string[]", "Tags")
 OI_GRAPH_NODE_ID = _openinference("graph.node.id", "string", "Graph node")
 
@@ -256,7 +293,10 @@ EVENT_RETRY = _event("ai.agent.retry", "The framework is about to try again")
 EVENT_CUSTOM_PREFIX: Final = _event(
     "ai.agent.custom", "Prefix: an event the application dispatched, by its name"
 )
-EVENT_EXCEPTION = _event("exception", "An exception was recorded on the span: its type only")
+EVENT_EXCEPTION = _event(
+    "exception",
+    "An exception was recorded on the span: its type, and as much of its text as the policy lets out",
+)
 
 GEN_AI_OPERATIONS: Final = {
     "model": "chat",

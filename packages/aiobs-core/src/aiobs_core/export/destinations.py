@@ -140,6 +140,8 @@ class Destinations:
         else:
             self._made = _standard(settings, health, app_owned=app_owned)
             self._exporters.extend(self._made)
+        stores = [each for each in self._made if isinstance(each, StoreExporter)]
+        self.store_folder: Path | None = stores[0].folder if stores else None
 
     def deliver(self, batch: Sequence[object]) -> Sequence[Any]:
         """Give the finished spans to every exporter; the last stage, so nothing goes on."""
@@ -251,7 +253,9 @@ def _standard(settings: Settings, health: Health, *, app_owned: bool) -> list[Sp
         exporters.append(_otlp(settings, health))
     wants_store = settings.store != "auto" or not (sends or app_owned)
     folder = _store_folder(settings, health) if wants_store else None
-    store = None if folder is None else StoreExporter(folder, health=health)
+    retention_days = settings.retention_days or settings.privacy_policy.retention_days
+    retention_s = None if retention_days is None else retention_days * 86_400
+    store = None if folder is None else StoreExporter(folder, health=health, retention_s=retention_s)
     if store is not None:
         exporters.append(store)
     mode = "tree" if "console" in settings.traces_exporter else settings.console

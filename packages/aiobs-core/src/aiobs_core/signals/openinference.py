@@ -1,4 +1,4 @@
-"""The OpenInference dialect, for Phoenix and Arize: kinds, model, tokens; content never, in this release."""
+"""The OpenInference dialect, for Phoenix and Arize: kinds, model, tokens, and content as far as the policy lets it out."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ _KINDS: Final = {
     Kind.GUARDRAIL: "GUARDRAIL",
     Kind.EVALUATOR: "EVALUATOR",
 }
+_CONTENT: Final = (
+    (
+        (
+            semconv.GEN_AI_INPUT_MESSAGES,
+            semconv.GEN_AI_TOOL_CALL_ARGUMENTS,
+            semconv.GEN_AI_RETRIEVAL_QUERY_TEXT,
+            semconv.EMBEDDING_TEXTS,
+        ),
+        semconv.OI_INPUT_VALUE,
+        semconv.OI_INPUT_MIME_TYPE,
+    ),
+    (
+        (
+            semconv.GEN_AI_OUTPUT_MESSAGES,
+            semconv.GEN_AI_TOOL_CALL_RESULT,
+            semconv.GEN_AI_RETRIEVAL_DOCUMENTS,
+        ),
+        semconv.OI_OUTPUT_VALUE,
+        semconv.OI_OUTPUT_MIME_TYPE,
+    ),
+)
 
 
 def add(run: Run, attributes: dict[str, Any]) -> None:
@@ -52,6 +73,19 @@ def add(run: Run, attributes: dict[str, Any]) -> None:
     node = operation.attributes.get(semconv.GRAPH_NODE)
     if node is not None:
         attributes[semconv.OI_GRAPH_NODE_ID] = node
+
+
+def add_content(run: Run, attributes: dict[str, Any]) -> None:
+    """Add what the privacy policy lets out, which has passed it already."""
+    content = run.content
+    if semconv.USER_ID in content:
+        attributes[semconv.OI_USER_ID] = content[semconv.USER_ID]
+    for sources, value, mime_type in _CONTENT:
+        source = next((name for name in sources if name in content), None)
+        if source is not None:
+            attributes[value] = content[source]
+            is_text = source == semconv.GEN_AI_RETRIEVAL_QUERY_TEXT
+            attributes[mime_type] = "text/plain" if is_text else "application/json"
 
 
 def _copy(attributes: dict[str, Any], source: str, target: str) -> None:

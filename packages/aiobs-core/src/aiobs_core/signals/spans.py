@@ -1,4 +1,7 @@
-"""The `render` stage: a `Run` becomes an exportable `ReadableSpan`, in the chosen dialects."""
+"""The `render` stage: a `Run` becomes an exportable `ReadableSpan`, in the chosen dialects.
+
+The only place where exportable spans come from, so no text leaves that the privacy policy has not seen.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,11 @@ from opentelemetry.trace import Link, Status, StatusCode
 from aiobs_core import semconv
 from aiobs_core._operation import RunStatus
 from aiobs_core._run import Run
+from aiobs_core._span import class_name
 from aiobs_core._version import __version__
+from aiobs_core.privacy.content import Rules, Tally
+from aiobs_core.privacy.foreign import ForeignSpan
+from aiobs_core.privacy.stage import Privacy
 from aiobs_core.signals import ai_agent, gen_ai, openinference
 
 if TYPE_CHECKING:
@@ -34,7 +41,7 @@ _ERROR: Final = Status(StatusCode.ERROR)
 _RUN_ERROR: Final = RunStatus.ERROR
 _RUN_INTERRUPTED: Final = RunStatus.INTERRUPTED
 _RUN_SUCCESS: Final = RunStatus.SUCCESS
-_EXCEPTION_TEXT: Final = ("exception.message", "exception.stacktrace", "error.message")
+_EXCEPTION_TEXT: Final = (semconv.EXCEPTION_MESSAGE, semconv.EXCEPTION_STACKTRACE, "error.message")
 
 
 class RenderedSpan(ReadableSpan):
@@ -48,12 +55,13 @@ class _RenderedRoot(RenderedSpan):
 
 
 class Renderer:
-    """Makes exportable spans from runs, and takes exception texts out of other instrumentations' spans."""
+    """Makes exportable spans from runs, and masks the spans of other instrumentations."""
 
     __name__ = "render"
 
-    def __init__(self, settings: Settings, resource: Resource, health: Health) -> None:
-        self._resource = resource
+    def __init__(self, settings: Settings, resource: Resource, health: Health, privacy: Privacy) -> None:
+        self._privacy = privacy
+        self._resource = privacy.masked_resource(resource)
         self._health = health
         # The newer generation has no released schema yet, and a mixture has none.
         self._schema_url = semconv.SCHEMA_URL_1_41 if settings.semconv == "1.41" else None
@@ -65,6 +73,7 @@ class Renderer:
         if "openinference" in settings.dialects:
             dialects.append(openinference.add)
         self._dialects = tuple(dialects)
+        self._adds_openinference = "openinference" in settings.dialects
 
     def __call__(self, batch: Sequence[object]) -> Sequence[Any]:
         """Render a batch; a run that cannot be rendered is counted and left out."""
@@ -73,8 +82,10 @@ class Renderer:
             try:
                 if isinstance(item, Run):
                     out.append(self.render(item))
+                elif isinstance(item, ForeignSpan):
+                    out.append(self._privacy.masked_span(item.span, item.policy))
                 elif isinstance(item, ReadableSpan):
-                    out.append(without_exception_text(item))
+                    out.append(self._privacy.masked_span(item, None))
             except Exception as error:  # noqa: BLE001 (counted and warned; the rest of the batch goes on)
                 self._health.problem(
                     "render", f"aiobs: a span could not be rendered ({type(error).__name__}).", lost=1
@@ -82,8 +93,9 @@ class Renderer:
         return out
 
     def render(self, run: Run) -> ReadableSpan:
-        """The exportable form of one run."""
-        span, operation = run.span, run.operation
+        """The exportable form of one run: whatever text is in it has passed the detectors of the run's policy."""
+        span, operation, privacy = run.span, run.operation, self._privacy
+        rules, tally = run.rules or privacy.rules(), run.tally or Tally()
         attributes: dict[str, Any] = {}
         for add in self._dialects:
             add(run, attributes)
@@ -97,21 +109,49 @@ class Renderer:
                 attributes[f"{semconv.METADATA_PREFIX}.{key}"] = operation.metadata[key]
         if run.error_type is not None:
             attributes[semconv.ERROR_TYPE] = run.error_type
+        safe = Safe(privacy, rules, tally)
+        leaving = {**ai_agent.nature(run), **safe.attributes(attributes)}
+        if run.content:
+            leaving.update(run.content)
+            if self._adds_openinference:
+                openinference.add_content(run, leaving)
+        name = safe.text("", _text(span.name_override) if span.name_override is not None else _name_of(run))
+        events, links = self._events(run, safe), _links(run.links, safe) if run.links else ()
+        if tally.found:
+            privacy.close(tally, rules, leaving)
         make = _RenderedRoot if span.is_local_root else RenderedSpan
         return make(
-            _text(span.name_override) if span.name_override is not None else _name_of(run),
+            name,
             span.own_context(),
             run.parent,
             self._resource,
-            {**ai_agent.nature(run), **clean(attributes)},
-            _events(run),
-            _links(run.links) if run.links else (),
+            leaving,
+            events,
+            links,
             gen_ai.span_kind(run),
             status=_status(run),
             start_time=span.start_ns,
             end_time=span.end_ns,
             instrumentation_scope=self._scope(span.scope),
         )
+
+    def _events(self, run: Run, safe: Safe) -> Sequence[Event]:
+        span = run.span
+        if not span.events and not run.outcome.events and run.error is None:
+            return ()
+        events = [
+            Event(
+                safe.text("", _text(name)),
+                safe.attributes(without_text(given) or {}),
+                at_ns if type(at_ns) is int and 0 <= at_ns <= _MAX_INT else span.end_ns,
+            )
+            for name, at_ns, given in span.events or ()
+        ]
+        events.extend(Event(name, {}, span.end_ns) for name in run.outcome.events)
+        if run.error is not None and (texts := self._privacy.exception(run)):
+            told = {semconv.EXCEPTION_TYPE: run.error_type or class_name(type(run.error)), **texts}
+            events.append(Event(semconv.EVENT_EXCEPTION, told, span.end_ns))
+        return events
 
     def _scope(self, name: str) -> InstrumentationScope:
         scope = self._scopes.get(name)
@@ -137,47 +177,6 @@ def _status(run: Run) -> Status:
     return _OK if run.status is _RUN_INTERRUPTED else _UNSET
 
 
-def _events(run: Run) -> Sequence[Event]:
-    span = run.span
-    if not span.events and not run.outcome.events:
-        return ()
-    events = [
-        Event(
-            _text(name), clean(given), at_ns if type(at_ns) is int and 0 <= at_ns <= _MAX_INT else span.end_ns
-        )
-        for name, at_ns, given in span.events or ()
-    ]
-    events.extend(Event(name, {}, span.end_ns) for name in run.outcome.events)
-    return [_without_text(event) for event in events]
-
-
-def without_exception_text(span: ReadableSpan) -> ReadableSpan:
-    """The same span with exception messages, stack traces and the status text left out."""
-    told = any(_tells(event.attributes) for event in span.events)
-    if not told and not span.status.description and not _tells(span.attributes):
-        return span
-    return ReadableSpan(
-        name=span.name,
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=without_text(span.attributes),
-        events=[_without_text(event) for event in span.events],
-        links=span.links,
-        kind=span.kind,
-        status=Status(span.status.status_code),
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )
-
-
-def _without_text(event: Event) -> Event:
-    if not _tells(event.attributes):
-        return event
-    return Event(event.name, without_text(event.attributes), event.timestamp)
-
-
 def _tells(given: Mapping[str, Any] | None) -> bool:
     return given is not None and any(key in given for key in _EXCEPTION_TEXT)
 
@@ -189,54 +188,72 @@ def without_text(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return {key: value for key, value in given.items() if key not in _EXCEPTION_TEXT}
 
 
-def _links(links: Sequence[Link]) -> Sequence[Link]:
-    return [Link(link.context, clean(without_text(link.attributes) or {})) for link in links]
+def _links(links: Sequence[Link], safe: Safe) -> Sequence[Link]:
+    return [Link(link.context, safe.attributes(without_text(link.attributes) or {})) for link in links]
 
 
 # --- values that every exporter can encode ------------------------------------------------------------------------
 
 
-def clean(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Attributes reduced to what OTLP can carry: others are left out, long or broken text is cut or mended."""
-    out = dict(attributes)
-    for key, value in attributes.items():  # nearly all are fine as they are: only the others are touched
-        kind = type(value)
-        if kind is str:
-            if len(value) > _MAX_CHARS or not value.isascii():
-                out[key] = _text(value)
-        elif kind is int:
-            if not _MIN_INT <= value <= _MAX_INT:
-                del out[key]
-        elif kind is float:
-            if not math.isfinite(value):
-                del out[key]
-        elif kind is not bool:
-            mended = _mended(value)
-            if mended is None:
-                del out[key]
-            else:
-                out[key] = mended
-    return out
+class Safe:
+    """Makes the texts of one span fit to leave: masked by the rules of its policy, and such as OTLP can carry."""
 
+    __slots__ = ("_known", "_privacy", "_rules", "_tally")
 
-def _mended(value: object) -> Any:
-    if type(value) is tuple or type(value) is list:
-        return _items(value)
-    return _text(value) if isinstance(value, Enum) and isinstance(value, str) else None
+    def __init__(self, privacy: Privacy, rules: Rules, tally: Tally) -> None:
+        self._privacy = privacy
+        self._rules = rules
+        self._tally = tally
+        self._known = rules.masker.clean
 
+    def text(self, name: str, value: str) -> str:
+        """One text that stands under a name."""
+        return (
+            value
+            if value in self._known
+            else self._privacy.text(name, _text(value), self._rules, self._tally)
+        )
 
-def _items(values: Sequence[Any]) -> tuple[Any, ...] | None:
-    values = values[:_MAX_ITEMS]
-    first: type = type(values[0]) if values else str
-    if any(type(item) is not first for item in values):
+    def attributes(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Attributes reduced to what OTLP can carry: others are left out, long or broken text is cut or mended."""
+        out = dict(attributes)
+        known = self._known
+        for key, value in attributes.items():  # nearly all are fine as they are: only the others are touched
+            kind = type(value)
+            if kind is str:
+                if value not in known:
+                    out[key] = self.text(key, value)
+            elif kind is int:
+                if not _MIN_INT <= value <= _MAX_INT:
+                    del out[key]
+            elif kind is float:
+                if not math.isfinite(value):
+                    del out[key]
+            elif kind is not bool:
+                mended = self._mended(key, value)
+                if mended is None:
+                    del out[key]
+                else:
+                    out[key] = mended
+        return out
+
+    def _mended(self, key: str, value: object) -> Any:
+        if type(value) is tuple or type(value) is list:
+            return self._items(key, value)
+        return self.text(key, _text(value)) if isinstance(value, Enum) and isinstance(value, str) else None
+
+    def _items(self, key: str, values: Sequence[Any]) -> tuple[Any, ...] | None:
+        values = values[:_MAX_ITEMS]
+        first: type = type(values[0]) if values else str
+        if any(type(item) is not first for item in values):
+            return None
+        if first is str:
+            return tuple([self.text(key, item) for item in values])
+        if first is bool or first is int:
+            return tuple(item for item in values if _MIN_INT <= item <= _MAX_INT)
+        if first is float:
+            return tuple(item for item in values if math.isfinite(item))
         return None
-    if first is str:
-        return tuple([_text(item) for item in values])
-    if first is bool or first is int:
-        return tuple(item for item in values if _MIN_INT <= item <= _MAX_INT)
-    if first is float:
-        return tuple(item for item in values if math.isfinite(item))
-    return None
 
 
 def _text(value: object) -> str:

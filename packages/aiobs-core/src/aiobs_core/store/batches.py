@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from aiobs_core.export.otlp_json import plain
 from aiobs_core.store.blocks import BlockBuilder
-from aiobs_core.store.rows import SpanRow, row_of, service_of, session_of, sums_of
+from aiobs_core.store.rows import SpanRow, first_user_of, masked_in, row_of, service_of, session_of, sums_of
 
 SLICE_SPANS: Final = 64  # a transaction of this size keeps the lock, and the GIL, for a few milliseconds
 
@@ -84,7 +84,9 @@ def run_of(block: Block) -> tuple[object, ...]:
         block.name,
         block.root,
         block.service,
+        first_user_of(rows),
         block.session,
         len(rows),
         *sums_of(rows),
+        masked_in(rows),
     )

@@ -37,10 +37,10 @@ def store_folder(setting: str, *, cwd: Path, environ: Mapping[str, str]) -> Path
     is_root = cwd == Path(cwd.anchor)  # where daemons run: no project's folder
     if not is_root and os.access(project if project.is_dir() else cwd, os.W_OK):
         return project
-    return _user_data_folder(environ) / "aiobs"
+    return user_data_folder(environ) / "aiobs"
 
 
-def _user_data_folder(environ: Mapping[str, str]) -> Path:
+def user_data_folder(environ: Mapping[str, str]) -> Path:
     home = Path(environ.get("HOME") or Path.home())
     if sys.platform == "win32":
         return Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")

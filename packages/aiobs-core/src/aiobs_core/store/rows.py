@@ -17,6 +17,7 @@ from aiobs_core.export.otlp_json import without_surrogates
 _MAX_NAME_CHARS: Final = 512  # the block keeps the whole name
 _MAX_COUNT: Final = 2**53  # sums of sane counts stay far below SQLite's 2**63
 _ERROR: Final = StatusCode.ERROR.value
+_FOREIGN_USER_ID: Final = "user.id"  # of OpenTelemetry and OpenInference: read here, never emitted by aiobs
 
 HISTOGRAM_BUCKETS: Final = 64
 HISTOGRAM_RATIO: Final = 1.25
@@ -90,10 +91,15 @@ def row_of(span: ReadableSpan, context: SpanContext, attributes: Mapping[str, An
         _count(get(semconv.USAGE_CACHE_READ_TOKENS), get(semconv.GEN_AI_USAGE_CACHE_READ)),
         None,
         _ns(get(semconv.TIME_TO_FIRST_CHUNK_S), get(semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK)),
-        None,
+        user_of(attributes),
         parent is not None and kind in _PLUMBING_KINDS and semconv.GRAPH_NODE not in attributes,
-        None,
+        _count(get(semconv.MASKED_COUNT)),
     )
+
+
+def user_of(attributes: Mapping[str, Any]) -> str | None:
+    """The person whom a span is about: an id that is hashed unless the application's policy says otherwise."""
+    return _text(attributes.get(semconv.USER_ID)) or _text(attributes.get(_FOREIGN_USER_ID))
 
 
 def session_of(attributes: Mapping[str, Any]) -> str | None:
@@ -122,6 +128,16 @@ def sums_of(rows: Sequence[SpanRow]) -> tuple[int | None, ...]:
         _sum([row.out_tok for row in calls]),
         _sum([row.cost for row in calls]),
     )
+
+
+def first_user_of(rows: Sequence[SpanRow]) -> str | None:
+    """The first user that one of the spans names."""
+    return next((row.user for row in rows if row.user is not None), None)
+
+
+def masked_in(rows: Sequence[SpanRow]) -> int | None:
+    """Values that were masked in the spans; None where no span says."""
+    return _sum([row.masked for row in rows])
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

@@ -1,7 +1,9 @@
 """The spool: lines of OTLP-JSON, one file per process, for spans that SQLite cannot take now.
 
 A process appends only to its own file. Any process may read any file into the store, because storing a span twice
-changes nothing; a file is deleted by its owner, or by another once its owner is dead.
+changes nothing; a file is deleted by its owner, or by another once its owner is dead. Whoever has to empty the spool
+now, as to erase a person, takes a file by giving it a name of its own: an owner that finds its file taken, after it
+wrote, writes the line once more, to a new one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import platform
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ FOLDER_NAME: Final = "spool"
 _SUFFIX: Final = ".otlp.jsonl"
 MAX_FILE_BYTES: Final = 1 << 30  # a process that can never use SQLite must not fill the disk
 _FOREIGN_IDLE_S: Final = 3600.0  # another host's process cannot be asked whether it lives
+_APPEND_TRIES: Final = 10
 
 
 def spool_files(folder: Path) -> list[Path]:
@@ -52,6 +55,13 @@ class Spool:
                 it is kept.
         """
         line = encode_line(spans)
+        for _ in range(_APPEND_TRIES):
+            if self._append_line(line):
+                return
+        raise OSError("the spool file was taken away each time it was written")
+
+    def _append_line(self, line: bytes) -> bool:
+        """Whether the line stands in this process's file; False if someone took the file meanwhile."""
         if not self.path.parent.is_dir():
             make_folder(self._folder)
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -68,8 +78,25 @@ class Spool:
             except OSError:
                 os.ftruncate(descriptor, size)  # a torn line would spoil the next one
                 raise
+            return self.path.exists()  # only this process makes a file of this name, so it is the same one
         finally:
             os.close(descriptor)
+
+
+def take(path: Path, folder: Path) -> Path:
+    """Give a spool file a name of the calling process, which may then ingest and delete it; the owner goes on.
+
+    Args:
+        path: The spool file.
+        folder: The store's folder.
+
+    Returns:
+        The new name.
+
+    Raises:
+        OSError: If it is gone, or cannot be renamed (Windows: while its owner writes to it).
+    """
+    return path.rename(Spool(folder).path)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -85,6 +112,7 @@ def ingest(
     own: Path | None,
     health: Health,
     delete: bool = True,
+    taken: Collection[Path] = (),
 ) -> Iterator[Path]:
     """Put the spool into the store, one line per step; delete the files that nobody writes to any more.
 
@@ -96,6 +124,7 @@ def ingest(
         own: Spool file of the calling process, which may be deleted.
         health: Counts lines that cannot be read.
         delete: False leaves all files where they are.
+        taken: Files that the calling process took, which may be deleted.
 
     Yields:
         The file that a line was read from, after each line.
@@ -105,7 +134,7 @@ def ingest(
     """
     for path in spool_files(folder):
         try:
-            deletable = delete and (path == own or _is_abandoned(path))
+            deletable = delete and (path == own or path in taken or _is_abandoned(path))
             yield from _ingest_file(path, store, health if deletable else None)
         except FileNotFoundError:
             continue  # another process was faster
@@ -120,6 +149,8 @@ def _ingest_file(
     with path.open("rb") as lines:
         for line in lines:
             size_bytes += len(line)
+            if not _is_at(path, lines.fileno()):
+                return  # taken or deleted by a process that stored all of it, perhaps to erase it
             spans = _decode(line)
             if spans is None:
                 unread.append(line)
@@ -129,6 +160,14 @@ def _ingest_file(
     if health is not None and path.stat().st_size == size_bytes:
         path.unlink()
         _count_unread(path, unread, health)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file still lies at its path: another process may have taken or deleted it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _decode(line: bytes) -> list[ReadableSpan] | None:

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from aiobs_core._health import Health
 from aiobs_core.store import schema
 from aiobs_core.store.batches import Block, blocks_of, run_of, slices
+from aiobs_core.store.deletion import Retention
 from aiobs_core.store.location import network_file_system
 from aiobs_core.store.rows import (
     HISTOGRAM_BUCKETS,
@@ -44,13 +45,14 @@ _UNSTORABLE: Final = (
 _leaked: Final[list[sqlite3.Connection]] = []
 
 _UPSERT_RUN: Final = """
-INSERT INTO runs(trace_id, start, "end", name, root, service, session, n, errs, in_tok, out_tok, cost)
-VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO runs(trace_id, start, "end", name, root, service, user, session, n, errs, in_tok, out_tok, cost, masked)
+VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT(trace_id) DO UPDATE SET
     start = min(start, excluded.start), "end" = max("end", excluded."end"),
     name = CASE WHEN excluded.root > root THEN excluded.name ELSE name END,
     service = CASE WHEN excluded.root > root THEN excluded.service ELSE coalesce(service, excluded.service) END,
     root = max(root, excluded.root), session = coalesce(session, excluded.session),
+    user = coalesce(user, excluded.user), masked = coalesce(masked + excluded.masked, masked, excluded.masked),
     n = n + excluded.n, errs = errs + excluded.errs,
     in_tok = coalesce(in_tok + excluded.in_tok, in_tok, excluded.in_tok),
     out_tok = coalesce(out_tok + excluded.out_tok, out_tok, excluded.out_tok),
@@ -108,6 +110,10 @@ class StoreWriter:
             sys.implementation.name == "cpython"
         ):  # whose shutdown empties modules, and so would close it after all
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+
+    def delete_old(self, retention: Retention) -> None:
+        """Delete some of the runs that are to be kept no longer; never raises."""
+        retention.step(self._connection)
 
     def write(self, spans: Sequence[ReadableSpan]) -> None:
         """Store spans in slices, each one transaction.
@@ -222,9 +228,22 @@ class StoreExporter(SpanExporter):
 
     counts_its_losses = True
 
-    def __init__(self, folder: Path, *, health: Health) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, health: Health, retention_s: float | None = None) -> None:
+        """Nothing is opened or made before the first span.
+
+        Args:
+            folder: The store's folder.
+            health: Counts what could not be stored.
+            retention_s: Runs that ended longer ago are deleted, a few after each export; None keeps all.
+
+        Raises:
+            ValueError: If `retention_s` is not a positive, finite number.
+        """
+        self.folder = folder
         self._health = health
+        self._retention = (
+            None if retention_s is None else Retention(folder, keep_s=retention_s, health=health)
+        )
         self._pid = 0
         self._writer: StoreWriter | None = None
         self._begin()
@@ -236,7 +255,7 @@ class StoreExporter(SpanExporter):
         self._pid = os.getpid()
         self._lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
         self._writer = None
-        self._spool = Spool(self._folder)
+        self._spool = Spool(self.folder)
         self._ingest: Iterator[Path] | None = None
         self._retry_at_s = 0.0
         self._is_shut_down = False
@@ -260,7 +279,7 @@ class StoreExporter(SpanExporter):
                 return SpanExportResult.SUCCESS if self._put_aside(waiting) else SpanExportResult.FAILURE
             except Exception as error:  # noqa: BLE001 - an exporter that raises would kill the worker
                 self._stored_in = None
-                message = f"{self._folder}: spans could not be stored ({described(error)}); they are lost."
+                message = f"{self.folder}: spans could not be stored ({described(error)}); they are lost."
                 self._health.problem("store.failed", message, lost=sum(map(len, waiting)))
                 return SpanExportResult.FAILURE
 
@@ -284,16 +303,18 @@ class StoreExporter(SpanExporter):
             writer = self._opened()
             while waiting:
                 writer.write_slice(waiting[0])
-                self._stored_in = self._folder
+                self._stored_in = self.folder
                 del waiting[0]
                 if waiting:
                     time.sleep(_PAUSE_S)
             self._ingest_a_little()
+            if self._retention is not None:
+                writer.delete_old(self._retention)
         except (schema.StoreError, sqlite3.Error, OSError) as error:
             self._close()
             self._retry_at_s = time.monotonic() + _RETRY_S
             newer = isinstance(error, schema.NewerStoreError)
-            path = self._folder / schema.FILE_NAME
+            path = self.folder / schema.FILE_NAME
             reason = f"{path} cannot be written ({described(error)})."
             self._health.problem(
                 "store.newer_version" if newer else "store.unusable",
@@ -306,10 +327,10 @@ class StoreExporter(SpanExporter):
             self._writer.leak()
             self._writer = self._ingest = None
         if self._writer is None:
-            self._writer = StoreWriter(self._folder, health=self._health)
-            if spool_files(self._folder):
+            self._writer = StoreWriter(self.folder, health=self._health)
+            if spool_files(self.folder):
                 self._ingest = ingest(
-                    self._folder, self._writer.write, own=self._spool.path, health=self._health
+                    self.folder, self._writer.write, own=self._spool.path, health=self._health
                 )
         return self._writer
 
@@ -329,7 +350,7 @@ class StoreExporter(SpanExporter):
             self._stored_in = None
             self._health.problem(
                 "store.spool_unwritable",
-                f"Neither the local store in {self._folder} nor {self._spool.path} can be written "
+                f"Neither the local store in {self.folder} nor {self._spool.path} can be written "
                 f"({described(error)}); spans are lost until one of them can.",
                 lost=len(spans),
             )
@@ -344,9 +365,7 @@ class StoreExporter(SpanExporter):
         try:
             writer.close()
         except sqlite3.Error as error:
-            self._health.problem(
-                "store.close_failed", f"{self._folder}: closing failed ({described(error)})."
-            )
+            self._health.problem("store.close_failed", f"{self.folder}: closing failed ({described(error)}).")
 
 
 def described(error: BaseException) -> str:

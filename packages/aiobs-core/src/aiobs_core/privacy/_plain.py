@@ -1,0 +1,70 @@
+"""Any object as a JSON value, without running its code: `repr` and serialisers can be slow, or say too much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+_MAX_DEPTH: Final = 12
+_MAX_ITEMS: Final = 1_000
+_MAX_INT: Final = 10**40
+
+
+def plain(value: object) -> Any:
+    """The JSON value of plain data, dataclasses and pydantic models; other objects only say their class.
+
+    Depth and numbers of items are bounded; what is left out is marked. Iterators are never consumed, bytes never shown.
+    """
+    return _plain(value, 0)
+
+
+def _plain(value: object, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        value = value.value
+    if type(value) is str or type(value) is int:
+        return value if isinstance(value, str) or abs(value) < _MAX_INT else "<large number>"
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, (int, float)):
+        number = float(value)
+        return number if math.isfinite(number) else str(number)
+    if depth >= _MAX_DEPTH:
+        return "<deeper>"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"<{len(value)} bytes>"
+    if type(value) is dict or isinstance(value, Mapping):
+        items = list(value.items())
+        found = {
+            str(key) if isinstance(key, (str, int, float)) else f"<{type(key).__name__}>": _plain(
+                item, depth + 1
+            )
+            for key, item in items[:_MAX_ITEMS]
+        }
+        if len(items) > _MAX_ITEMS:
+            found["…"] = f"{len(items) - _MAX_ITEMS} more"
+        return found
+    if isinstance(value, (list, tuple, set, frozenset)):
+        listed = list(value)
+        more = [f"…{len(listed) - _MAX_ITEMS} more"] if len(listed) > _MAX_ITEMS else []
+        return [_plain(item, depth + 1) for item in listed[:_MAX_ITEMS]] + more
+    return _object(value, depth)
+
+
+def _object(value: object, depth: int) -> Any:
+    """Public fields of data classes and models of pydantic, whose secrets have classes of their own."""
+    cls = type(value)
+    if cls.__name__ in {"SecretStr", "SecretBytes", "Secret"}:
+        return "<CREDENTIAL>"
+    names = getattr(cls, "model_fields", None) or getattr(cls, "__dataclass_fields__", None)
+    fields = getattr(value, "__dict__", None)
+    if isinstance(names, dict) and isinstance(fields, dict):
+        return {
+            name: _plain(fields[name], depth + 1)
+            for name in names
+            if name in fields and not name.startswith("_")
+        }
+    return f"<{cls.__name__}>"

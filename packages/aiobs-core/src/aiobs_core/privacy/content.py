@@ -1,0 +1,249 @@
+"""Content of runs in the form that the modes allow: hashes, or masked texts in the JSON shapes of the GenAI conventions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aiobs_core import semconv
+from aiobs_core._operation import AttributeValue, Kind
+from aiobs_core.privacy._plain import plain
+from aiobs_core.privacy.fitting import fitted, fitted_messages
+from aiobs_core.privacy.hashing import Hasher
+from aiobs_core.privacy.policy import Mode, Policy
+
+if TYPE_CHECKING:
+    from aiobs_core.privacy.masker import Count, Masker
+
+_MODEL: Final = Kind.MODEL
+_TOOL: Final = Kind.TOOL
+_EMBEDDING: Final = Kind.EMBEDDING
+_FIND: Final = (Kind.RETRIEVER, Kind.RERANKER)
+_HASHES: Final = {
+    "prompts": semconv.PROMPT_HASH,
+    "completions": semconv.COMPLETION_HASH,
+    "system": semconv.SYSTEM_HASH,
+    "tool_arguments": semconv.TOOL_ARGUMENTS_HASH,
+    "tool_results": semconv.TOOL_RESULT_HASH,
+    "documents": semconv.DOCUMENTS_HASH,
+    "embeddings": semconv.EMBEDDING_TEXTS_HASH,
+}
+_FIELD_OF_ROLE: Final = {
+    "system": "system", "developer": "system", "assistant": "completions", "ai": "completions", "tool": "tool_results",
+    "function": "tool_results",
+}  # fmt: skip
+_READABLE: Final = ("masked", "full")
+
+
+class Rules(NamedTuple):
+    """A policy at work: its modes on spans after every override, and its masker."""
+
+    policy: Policy
+    modes: Mapping[str, Mode]
+    masker: Masker
+    is_default: bool
+    reads_models: bool
+    reads_tools: bool
+    reads_documents: bool
+    reads_embeddings: bool
+
+
+def rules_of(policy: Policy, modes: Mapping[str, Mode], masker: Masker, *, is_default: bool) -> Rules:
+    """The rules, with what has to be read at all worked out once."""
+
+    def reads(*fields: str) -> bool:
+        return any(modes[field] != "none" for field in fields)
+
+    return Rules(
+        policy,
+        modes,
+        masker,
+        is_default,
+        reads("prompts", "completions", "system", "tool_arguments", "tool_results"),
+        reads("tool_arguments", "tool_results"),
+        reads("prompts", "documents"),
+        reads("embeddings"),
+    )
+
+
+class Tally:
+    """Collects what was masked in one span, as `<field>:<detector>`."""
+
+    __slots__ = ("found",)
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def of(self, field: str) -> Count:
+        """Counts for one field."""
+        return lambda detector: self.found.append(f"{field}:{detector}")
+
+
+class Asked(NamedTuple):
+    """What of a run its content is read from.
+
+    Attributes:
+        kind: What ran.
+        asked: What went in, in the form of its kind.
+        came_back: What came out.
+        finish_reasons: One per choice of a model.
+    """
+
+    kind: Kind
+    asked: Callable[[], Any] | None
+    came_back: Callable[[], Any] | None
+    finish_reasons: Sequence[str] = ()
+
+
+class ContentReader:
+    """Reads the content of one kept run, and says of it what the rules allow.
+
+    Args:
+        rules: The policy at work.
+        tally: Told what was masked.
+        hasher: For what is to be hashed.
+        max_chars: Longest text; an attribute holds at most four times as much.
+    """
+
+    def __init__(self, rules: Rules, tally: Tally, hasher: Hasher, *, max_chars: int) -> None:
+        self._rules = rules
+        self._modes = rules.modes
+        self._tally = tally
+        self._hasher = hasher
+        self._max_chars = max_chars
+        self._max_attribute_chars = 4 * max_chars
+        self.found: dict[str, AttributeValue] = {}
+        """Attributes with the content."""
+
+    def read(self, run: Asked) -> None:
+        """Add the content of a run.
+
+        Raises:
+            Exception: Whatever the foreign objects of the content raise.
+        """
+        rules = self._rules
+        if run.kind is _MODEL:
+            if rules.reads_models:
+                self._add_input(run.asked)
+                self._add_output(run.came_back, run.finish_reasons)
+        elif run.kind is _TOOL:
+            if rules.reads_tools:
+                self._add("tool_arguments", run.asked, semconv.GEN_AI_TOOL_CALL_ARGUMENTS)
+                self._add("tool_results", run.came_back, semconv.GEN_AI_TOOL_CALL_RESULT)
+        elif run.kind in _FIND:
+            if rules.reads_documents:
+                self._add("prompts", run.asked, semconv.GEN_AI_RETRIEVAL_QUERY_TEXT)
+                self._add("documents", run.came_back, semconv.GEN_AI_RETRIEVAL_DOCUMENTS)
+        elif run.kind is _EMBEDDING and rules.reads_embeddings:
+            self._add("embeddings", run.asked, semconv.EMBEDDING_TEXTS)
+
+    # --- models -----------------------------------------------------------------------------------------------------
+
+    def _add_input(self, asked: Callable[[], Any] | None) -> None:
+        if asked is None:
+            return
+        modes, messages = self._modes, asked()
+        if modes["prompts"] == "hash":
+            self._add_hash("prompts", _told(messages, lambda role: _FIELD_OF_ROLE.get(role) != "system"))
+        if modes["system"] == "hash":
+            self._add_hash("system", _told(messages, lambda role: _FIELD_OF_ROLE.get(role) == "system"))
+        if any(modes[field] in _READABLE for field in ("prompts", "system", "completions", "tool_results")):
+            shown = [self._shown(message, "prompts") for message in messages]
+            self.found[semconv.GEN_AI_INPUT_MESSAGES] = fitted_messages(shown, self._max_attribute_chars)
+
+    def _add_output(self, came_back: Callable[[], Any] | None, finish_reasons: Sequence[str]) -> None:
+        modes = self._modes
+        if came_back is None or (modes["completions"] == "none" and modes["tool_arguments"] not in _READABLE):
+            return
+        messages = came_back()
+        if modes["completions"] == "hash":
+            self._add_hash("completions", _told(messages, lambda _: True))
+        if modes["completions"] in _READABLE or modes["tool_arguments"] in _READABLE:
+            shown = [self._shown(message, "completions") for message in messages]
+            for message, reason in zip(shown, finish_reasons, strict=False):
+                message["finish_reason"] = reason
+            self.found[semconv.GEN_AI_OUTPUT_MESSAGES] = fitted_messages(shown, self._max_attribute_chars)
+
+    def _shown(self, message: Mapping[str, Any], otherwise: str) -> dict[str, Any]:
+        role = str(message.get("role"))
+        parts: list[dict[str, Any]] = []
+        texts: list[str] = []
+        for part in message.get("parts") or ():
+            if part.get("type") == "text":
+                texts.append(str(part.get("content")))
+            elif part.get("type") == "tool_call":
+                call = {"type": "tool_call", "id": part.get("id"), "name": part.get("name")}
+                parts.append(self._with("arguments", call, part, "tool_arguments"))
+            elif part.get("type") == "tool_call_response":
+                answer = {"type": "tool_call_response", "id": part.get("id")}
+                parts.append(self._with("response", answer, part, "tool_results"))
+        return {"role": role, "parts": [*self._texts(texts, _FIELD_OF_ROLE.get(role, otherwise)), *parts]}
+
+    def _texts(self, texts: Sequence[str], field: str) -> list[dict[str, Any]]:
+        mode = self._modes[field]
+        if mode == "masked":
+            texts = self._rules.masker.parts(texts, self._tally.of(field), max_chars=self._max_chars)
+        elif mode == "full":
+            texts = [_cut(text, self._max_chars) for text in texts]
+        else:
+            return []
+        return [{"type": "text", "content": text} for text in texts]
+
+    def _with(self, name: str, shown: dict[str, Any], part: Mapping[str, Any], field: str) -> dict[str, Any]:
+        if self._modes[field] in _READABLE:
+            shown[name] = self._readable(field, part.get(name))
+        return shown
+
+    # --- everything else --------------------------------------------------------------------------------------------
+
+    def _add(self, field: str, source: Callable[[], Any] | None, attribute: str) -> None:
+        mode = self._modes[field]
+        value = None if source is None or mode == "none" else source()
+        if value is None:
+            return
+        if mode == "hash":
+            self._add_hash(field, value if isinstance(value, str) else _json(plain(value), canonical=True))
+            return
+        shown = self._readable(field, value)
+        is_text = isinstance(shown, str)
+        self.found[attribute] = shown if is_text else fitted(shown, self._max_attribute_chars)
+
+    def _readable(self, field: str, value: Any) -> Any:
+        value = plain(value)
+        if self._modes[field] == "masked":
+            return self._rules.masker.value(value, self._tally.of(field), max_chars=self._max_chars)
+        return _cut(value, self._max_chars) if isinstance(value, str) else value
+
+    def _add_hash(self, field: str, text: str) -> None:
+        digest = self._hasher.hash(field, text) if text else None
+        if digest is not None:
+            self.found[_HASHES[field]] = digest
+
+
+def _told(messages: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]) -> str:
+    """What is hashed of messages: a line `role: text` each; tool calls, which have ids of their own, are left out."""
+    lines = []
+    for message in messages:
+        role = str(message.get("role"))
+        if wanted(role):
+            parts = message.get("parts") or ()
+            text = "".join(
+                [
+                    str(part.get("content") or part.get("response") or "")
+                    for part in parts
+                    if part.get("type") != "tool_call"
+                ]
+            )
+            lines.append(f"{role}: {text}")
+    return "\n".join(lines)
+
+
+def _cut(text: str, max_chars: int) -> str:
+    return text if len(text) <= max_chars else f"{text[:max_chars]}…[{len(text) - max_chars} more characters]"
+
+
+def _json(value: Any, *, canonical: bool = False) -> str:
+    return json.dumps(
+        value, ensure_ascii=False, sort_keys=canonical, separators=(",", ":") if canonical else None
+    )

@@ -1,0 +1,152 @@
+"""Spans of other instrumentations: what their attributes hold, by their names, and how each kind of it leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import Link, Status
+
+if TYPE_CHECKING:
+    from aiobs_core.privacy.content import Rules, Tally
+    from aiobs_core.privacy.masker import Masker
+
+_OTHER: Final = ""
+_MAX_KNOWN: Final = 8_192
+# OpenTelemetry's GenAI conventions old and new, OpenInference, OpenLLMetry, LangSmith, Langfuse, Logfire, Vercel's AI SDK.
+_PATTERNS: Final = (
+    ("exceptions", r"exception\.(?:message|stacktrace)|error\.message|otel\.status_description"),
+    ("system", r"gen_ai\.system_instructions|gen_ai\.system\.message|llm\.system\b.*|gen_ai\.agent\.description"),
+    ("tool_arguments", r".*\btool[._](?:call[._])?(?:s?\.\d+\.)?(?:.*[._])?(?:arguments|parameters|input)(?:\.\w+)?"),
+    ("tool_results", r".*\btool[._](?:call[._])?(?:result|results|output|response)"),
+    ("documents", (r"gen_ai\.retrieval\.documents|retrieval\.documents\..*|(?:.*\.)?reranker\.(?:input|output)_documents\..*"
+                  r"|document\.(?:content|metadata)|db\.vector\.query\.result.*|db\.search\.result.*")),
+    ("embeddings", r"embedding\.embeddings\..*|embedding\.text|gen_ai\.embeddings?\.input.*|gen_ai\.embedding\.text"),
+    ("completions", (r"gen_ai\.output\.messages|gen_ai\.completion(?:\.\d+\..*)?|gen_ai\.choice|llm\.output_messages\..*"
+                    r"|llm\.completions?(?:\.\d+.*)?|output\.value|traceloop\.entity\.output|langfuse\.observation\.output"
+                    r"|langfuse\.trace\.output|ai\.response\.(?:text|object|toolCalls)|response_data|gen_ai\.response\.text"
+                    r"|gen_ai\.response\.reasoning|gen_ai\.event\.content|gen_ai\.evaluation\.explanation")),
+    ("prompts", (r"gen_ai\.input\.messages|gen_ai\.prompt(?:\.\d+\..*)?|gen_ai\.(?:user|assistant|tool)\.message|gen_ai\.request\.prompt"
+                r"|llm\.input_messages\..*|llm\.prompts?(?:\.\d+.*)?|llm\.prompt_template\.(?:template|variables)|llm\.tools\..*"
+                r"|llm\.function_call|llm\.request\.functions\..*|gen_ai\.tool\.definitions|input\.value|traceloop\.entity\.input"
+                r"|langfuse\.observation\.input|langfuse\.trace\.input|ai\.prompt(?:\..*)?|request_data|gen_ai\.retrieval\.query\.text"
+                r"|all_messages_events|pydantic_ai\.all_messages|traceloop\.association\.properties\..*prompt.*|gen_ai\.memory\..*"
+                r"|message\.content|message\.contents\..*|mcp\.request\.argument.*|llamaindex\.step\..*|prompt|prompts")),
+    ("user_id", (r"user\.id|enduser\.id|user_id|langfuse\.user\.id|traceloop\.association\.properties\.user_id|user\.(?:email|name|full_name)"
+                r"|enduser\.pseudo\.id")),
+)  # fmt: skip
+_COMPILED: Final = tuple((field, re.compile(pattern)) for field, pattern in _PATTERNS)
+_SECRET_HEADERS: Final = re.compile(
+    r"(?i)(?:.*\.)?(?:authorization|proxy[\-_]authorization|cookie|set[\-_]cookie|x[\-_]api[\-_]key|api[\-_]key"
+    r"|x[\-_]auth[\-_]token|x[\-_]amz[\-_]security[\-_]token|x[\-_]goog[\-_]api[\-_]key)$"
+)
+_fields: dict[str, str] = {}
+
+
+def field_of(name: str) -> str:
+    """The kind of content that an attribute or an event of that name holds; empty if it is none."""
+    found = _fields.get(name)
+    if found is None:
+        found = next((field for field, pattern in _COMPILED if pattern.fullmatch(name)), _OTHER)
+        if len(_fields) >= _MAX_KNOWN:
+            _fields.clear()
+        _fields[name] = found
+    return found
+
+
+def is_secret_header(name: str) -> bool:
+    """Whether an attribute of that name holds a header whose whole value is a secret."""
+    return _SECRET_HEADERS.match(name) is not None and "header" in name
+
+
+class ForeignSpan(NamedTuple):
+    """An ended span of another instrumentation, and the name of the policy that was in force around it."""
+
+    span: ReadableSpan
+    policy: str
+
+
+class ForeignMask:
+    """Masks what another instrumentation has put together. Used by one thread at a time.
+
+    Content, by the names of attributes, goes by the mode of its field: none and `hash` leave it out (a hash would be no
+    text of the shape that its readers expect), `masked` masks it, `full` leaves it. Everything else is masked.
+    """
+
+    def __init__(self, rules: Rules, tally: Tally, *, max_chars: int) -> None:
+        self._modes = rules.modes
+        self._masker: Masker = rules.masker
+        self._tally = tally
+        self._max_chars = max_chars
+
+    def span(self, span: ReadableSpan, resource: Any) -> ReadableSpan:
+        """The span as it may leave; all texts in it are masked, those of exceptions and content by their modes."""
+        description = span.status.description
+        attributes = self.attributes(span.attributes)
+        events = [
+            Event(self.text(event.name), self.attributes(event.attributes, event.name), event.timestamp)
+            for event in span.events
+        ]
+        return ReadableSpan(
+            name=self.text(span.name),
+            context=span.context,
+            parent=span.parent,
+            resource=resource,
+            attributes=attributes,
+            events=events,
+            links=[Link(link.context, self.attributes(link.attributes)) for link in span.links],
+            kind=span.kind,
+            status=Status(
+                span.status.status_code, self._of_field("exceptions", description) if description else None
+            ),
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=span.instrumentation_scope,
+        )
+
+    def attributes(self, given: Mapping[str, Any] | None, event: str = "") -> dict[str, Any]:
+        """Attributes as they may leave; those of an event that is content are content."""
+        found: dict[str, Any] = {}
+        within = field_of(event) if event else _OTHER
+        for key, value in (given or {}).items():
+            field = field_of(key) or within
+            masked = self.value(key, value) if field == _OTHER else self._of_field(field, value)
+            if masked is not None:
+                found[key] = masked
+        return found
+
+    def value(self, key: str, value: Any) -> Any:
+        """The value of an attribute that is no content."""
+        if isinstance(value, str):
+            if is_secret_header(key) or self._masker.names_secret(key.rpartition(".")[2]):
+                self._tally.of("attributes")("credential")
+                return "<CREDENTIAL>"
+            return self.text(value)
+        if value is None or isinstance(value, (bool, float)):
+            return value
+        if is_secret_header(key):
+            self._tally.of("attributes")("credential")
+            return ("<CREDENTIAL>",)
+        named = self._masker.value({key: value}, self._tally.of("attributes"), max_chars=4 * self._max_chars)
+        (masked,) = named.values()
+        return tuple(masked) if isinstance(masked, list) else masked
+
+    def text(self, text: str) -> str:
+        """A text that is no content."""
+        return self._masker.text(text, self._tally.of("attributes"), max_chars=4 * self._max_chars)
+
+    def _of_field(self, field: str, value: Any) -> Any:
+        mode = self._modes[field]
+        if mode == "full" or value is None or isinstance(value, (bool, float)):
+            return value
+        if mode != "masked":
+            return value if isinstance(value, int) and abs(value) < 10**9 else None
+        count = self._tally.of(field)
+        if isinstance(value, str):
+            return self._masker.text(value, count, max_chars=self._max_chars)
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(self._masker.parts(value, count, max_chars=self._max_chars))
+        masked = self._masker.value(value, count, max_chars=self._max_chars)
+        return tuple(masked) if isinstance(masked, list) else masked

@@ -1,0 +1,380 @@
+"""`Policy`: what may leave the process and in which form, as data; presets, and files of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast
+
+from aiobs_core.privacy._slow_patterns import slow_part
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Mode = Literal["none", "hash", "masked", "full"]
+Replacement = Literal["tag", "pseudonym", "partial", "drop", "prefix_hash", "off"]
+Signal = Literal["spans", "logs"]
+
+MODES: Final = ("none", "hash", "masked", "full")
+REPLACEMENTS: Final = ("tag", "pseudonym", "partial", "drop", "prefix_hash", "off")
+SIGNALS: Final = ("spans", "logs")
+CONTENT_FIELDS: Final = (
+    "prompts", "completions", "system", "tool_arguments", "tool_results", "documents", "embeddings",
+)  # fmt: skip
+FIELDS: Final = (*CONTENT_FIELDS, "exceptions", "user_id")
+SECRETS: Final = ("private_key", "jwt", "api_key", "url_credentials", "credential", "secret")
+PERSONAL: Final = ("email", "iban", "national_id", "card", "phone", "mac", "ip")
+SAFE_HARBOR: Final = ("url", "date", "zip_code", "record_number")
+NAMED_ENTITIES: Final = ("person", "location")  # need the extra `presidio`
+DETECTORS: Final = (*SECRETS, *PERSONAL, *SAFE_HARBOR, *NAMED_ENTITIES)
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_\-]{0,63}$")
+_DETECTOR_NAME: Final = re.compile(r"[a-z][a-z_]{0,31}$")
+_MAX_WORDS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomDetector:
+    """A detector of the user's own: a pattern, words, or both.
+
+    Attributes:
+        name: Lower case; the tag is the same in upper case.
+        regex: Python's syntax; one with nested repetition, which can take for ever, is refused.
+        words: Found as whole words, in upper or lower case; Korean and Chinese ones anywhere.
+        replacement: As for built-in detectors.
+    """
+
+    name: str
+    regex: str | None = None
+    words: tuple[str, ...] = ()
+    replacement: Replacement = "tag"
+
+
+def _modes(default: Mode = "none", **given: Mode) -> Mapping[str, Mode]:
+    return MappingProxyType({name: given.get(name, default) for name in FIELDS})
+
+
+def _replacements(**by_group: Replacement) -> Mapping[str, Replacement]:
+    groups = {"secrets": SECRETS, "personal": PERSONAL, "safe_harbor": SAFE_HARBOR, "named": NAMED_ENTITIES}
+    found: dict[str, Replacement] = {
+        name: by_group.get(group, "off") for group, names in groups.items() for name in names
+    }
+    return MappingProxyType(found)
+
+
+_HASHED: Final = _modes(prompts="hash", user_id="hash")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Policy:
+    """What may leave the process, and in which form. Immutable; safe to share between threads.
+
+    Attributes:
+        name: As `using_attributes(privacy_policy=…)` and the audit log call it.
+        version: The author's own; beside `fingerprint`, which changes with every rule.
+        content: Mode of each kind of content on spans, by the names in `FIELDS`.
+        logs_content: The same on logs.
+        detectors: Replacement of what each detector finds in any text that leaves; `off` does not look for it.
+        custom: Detectors of the user's own.
+        regions: Countries (ISO 3166) whose national notation of telephone numbers counts.
+        retention_days: Age at which traces are deleted from the local store; None keeps them.
+
+    Example:
+        >>> PRESETS["strict"].content["prompts"]
+        'hash'
+    """
+
+    name: str
+    version: str = "1"
+    content: Mapping[str, Mode] = field(default_factory=lambda: _HASHED)
+    logs_content: Mapping[str, Mode] = field(default_factory=lambda: _HASHED)
+    detectors: Mapping[str, Replacement] = field(
+        default_factory=lambda: _replacements(secrets="tag", personal="tag")
+    )
+    custom: tuple[CustomDetector, ...] = ()
+    regions: tuple[str, ...] = ("KR", "US")
+    retention_days: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Policy({self.name!r}, version={self.version!r}, fingerprint={self.fingerprint!r})"
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.version))
+
+    def modes(self, signal: Signal) -> Mapping[str, Mode]:
+        """Mode of each kind of content on a signal."""
+        return self.content if signal == "spans" else self.logs_content
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with every rule."""
+        return hashlib.sha256(json.dumps(self.as_data(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def as_data(self) -> dict[str, Any]:
+        """The whole policy in the shape of a policy file."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "content": {**self.content, "logs": dict(self.logs_content)},
+            "detectors": dict(self.detectors),
+            "custom": [
+                {"name": each.name, "regex": each.regex, "words": list(each.words), "replacement": each.replacement}
+                for each in self.custom
+            ],
+            "regions": list(self.regions),
+            "retention_days": self.retention_days,
+        }  # fmt: skip
+
+
+def _preset(name: str, content: Mapping[str, Mode], **more: Any) -> Policy:
+    return Policy(name=name, content=content, logs_content=content, **more)
+
+
+_PSEUDONYMS: Final = _replacements(secrets="tag", personal="pseudonym")
+PRESETS: Final[Mapping[str, Policy]] = MappingProxyType(
+    {
+        "strict": _preset("strict", _HASHED),
+        "gdpr": _preset("gdpr", _HASHED, detectors=_PSEUDONYMS, retention_days=30.0),
+        "ccpa": _preset("ccpa", _HASHED, detectors=_PSEUDONYMS, retention_days=365.0),
+        # Codes derived from a person's data are no de-identification: 45 CFR 164.514(c).
+        "hipaa-safe-harbor": _preset(
+            "hipaa-safe-harbor",
+            _modes("none"),
+            detectors=_replacements(secrets="tag", personal="tag", safe_harbor="tag"),
+        ),
+        "debug": _preset(
+            "debug",
+            _modes("masked", user_id="full"),
+            detectors={**_replacements(secrets="tag"), "secret": "off"},
+        ),
+    }
+)
+CLOSED: Final = _preset("closed", _modes("none"))
+"""In force where the policy that was asked for cannot be read: nothing of any content leaves."""
+
+
+class PolicyError(ValueError):
+    """A policy that is not understood; the message is one line per problem."""
+
+
+def read_policy(given: str) -> Policy:
+    """The preset of that name, or the policy in that TOML or YAML file.
+
+    Raises:
+        PolicyError: If there is no such preset or file, or the file has anything that is not understood.
+    """
+    if given.lower() in PRESETS:
+        return PRESETS[given.lower()]
+    path = Path(given).expanduser()
+    if path.suffix.lower() not in {".toml", ".yaml", ".yml"}:
+        raise PolicyError(f"one of {', '.join(PRESETS)}, or a file that ends in .toml, .yaml or .yml")
+    return policy_of(_table_in(path), folder=path.parent, default_name=path.stem)
+
+
+def _table_in(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(
+            f"a readable file in UTF-8 ({path}: {type(error).__name__}: {_reason(error)})"
+        ) from None
+    try:
+        table = tomllib.loads(text) if path.suffix.lower() == ".toml" else _yaml(text)
+    except ValueError as error:
+        raise PolicyError(
+            f"a policy file that can be parsed ({path}: {' '.join(str(error).split())})"
+        ) from None
+    if not isinstance(table, dict):
+        raise PolicyError(f"a policy file with a table at its top level ({path})")
+    return table
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or getattr(error, "reason", None) or error)
+
+
+def _yaml(text: str) -> Any:
+    try:
+        import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+    except ImportError:
+        raise PolicyError(
+            "a TOML file, or YAML with PyYAML installed (pip install 'aiobs-core[yaml]')"
+        ) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PolicyError(str(error)) from None
+
+
+def policy_of(table: Mapping[str, Any], *, folder: Path = Path(), default_name: str = "custom") -> Policy:
+    """The policy that a table describes, as it stands in a policy file.
+
+    Args:
+        table: `base` (a preset, default `strict`), `name`, `version`, and the tables `content` (with `content.logs`),
+            `detectors`, `custom`, and `regions`, `retention_days`; what is left out is as in the base.
+        folder: What `words_file` is relative to.
+        default_name: Where the table gives none.
+
+    Raises:
+        PolicyError: With one line for each thing that is not understood.
+    """
+    return _Parser(table, folder).parse(default_name)
+
+
+class _Parser:
+    """Reads one table, and collects everything that is wrong with it."""
+
+    _KEYS: Final = ("base", "name", "version", "content", "detectors", "custom", "regions", "retention_days")
+
+    def __init__(self, table: Mapping[str, Any], folder: Path) -> None:
+        self._table = table
+        self._folder = folder
+        self._problems: list[str] = []
+
+    def parse(self, default_name: str) -> Policy:
+        table = self._table
+        for key in table.keys() - set(self._KEYS):
+            self._wrong(key, table[key], f"one of the keys {', '.join(self._KEYS)}")
+        base = self._choice("base", table.get("base", "strict"), tuple(PRESETS), "strict")
+        start = PRESETS[base]
+        content = dict(self._section("content"))
+        logs = content.pop("logs", {})
+        modes = self._modes("content", content, start.content)
+        policy = replace(
+            start,
+            name=self._name(table.get("name", default_name)),
+            version=str(table.get("version", start.version))[:64],
+            content=modes,
+            logs_content=self._modes("content.logs", logs if isinstance(logs, dict) else {"logs": logs}, modes),
+            detectors=self._detectors(start.detectors),
+            custom=start.custom + self._custom(),
+            regions=self._regions(start.regions),
+            retention_days=self._retention(start.retention_days),
+        )  # fmt: skip
+        if self._problems:
+            raise PolicyError("a valid policy: " + "; ".join(self._problems))
+        return policy
+
+    def _wrong(self, where: str, value: object, expected: str) -> None:
+        self._problems.append(f"{where}: expected {expected}, got {str(value)[:80]!r}")
+
+    def _section(self, name: str) -> Mapping[str, Any]:
+        section = self._table.get(name, {})
+        if isinstance(section, dict):
+            return section
+        self._wrong(name, section, "a table")
+        return {}
+
+    def _choice(self, where: str, value: object, accepted: tuple[str, ...], otherwise: str) -> str:
+        if isinstance(value, str) and value in accepted:
+            return value
+        self._wrong(where, value, "one of " + ", ".join(accepted))
+        return otherwise
+
+    def _name(self, value: object) -> str:
+        if isinstance(value, str) and _NAME.match(value) and value not in {*PRESETS, CLOSED.name}:
+            return value
+        self._wrong("name", value, "letters, digits, - and _, and not the name of a preset")
+        return "custom"
+
+    def _modes(self, where: str, given: Mapping[str, Any], base: Mapping[str, Mode]) -> Mapping[str, Mode]:
+        found = dict(base)
+        for name, value in given.items():
+            if name not in FIELDS:
+                self._wrong(f"{where}.{name}", name, "one of the fields " + ", ".join(FIELDS))
+            else:
+                accepted = ("none", "masked", "full") if name == "exceptions" else MODES
+                found[name] = cast("Mode", self._choice(f"{where}.{name}", value, accepted, "none"))
+        return MappingProxyType(found)
+
+    def _detectors(self, base: Mapping[str, Replacement]) -> Mapping[str, Replacement]:
+        found = dict(base)
+        for name, value in self._section("detectors").items():
+            if name not in DETECTORS:
+                self._wrong(f"detectors.{name}", name, "one of the detectors " + ", ".join(DETECTORS))
+            else:
+                found[name] = cast(
+                    "Replacement", self._choice(f"detectors.{name}", value, REPLACEMENTS, "tag")
+                )
+        return MappingProxyType(found)
+
+    def _custom(self) -> tuple[CustomDetector, ...]:
+        given = self._table.get("custom", [])
+        if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+            self._wrong("custom", given, "a list of tables with name, and regex, words or words_file")
+            return ()
+        return tuple(self._custom_detector(f"custom[{at}]", each) for at, each in enumerate(given))
+
+    def _custom_detector(self, where: str, given: Mapping[str, Any]) -> CustomDetector:
+        accepted = ("name", "regex", "words", "words_file", "replacement")
+        for key in given.keys() - set(accepted):
+            self._wrong(f"{where}.{key}", given[key], f"one of the keys {', '.join(accepted)}")
+        name = given.get("name")
+        if not isinstance(name, str) or not _DETECTOR_NAME.match(name) or name in DETECTORS:
+            self._wrong(
+                f"{where}.name", name, "lower-case letters and _, and not the name of a built-in detector"
+            )
+            name = "custom"
+        regex, words = given.get("regex"), self._words(where, given)
+        if regex is not None:
+            self._check_regex(f"{where}.regex", regex)
+        elif not words:
+            self._wrong(where, given, "regex, words or words_file")
+        replacement = self._choice(
+            f"{where}.replacement", given.get("replacement", "tag"), REPLACEMENTS, "tag"
+        )
+        return CustomDetector(
+            name=name, regex=regex, words=words, replacement=cast("Replacement", replacement)
+        )
+
+    def _check_regex(self, where: str, regex: object) -> None:
+        try:
+            compiled = re.compile(cast("str", regex))
+        except (re.error, TypeError) as error:
+            self._wrong(where, regex, f"a regular expression of Python ({error})")
+            return
+        if compiled.match(""):
+            self._wrong(where, regex, "a pattern that does not match the empty text")
+        elif (slow := slow_part(compiled.pattern)) is not None:
+            self._wrong(where, regex, f"a pattern without {slow}, which can take for ever on some texts")
+
+    def _words(self, where: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+        words = given.get("words", [])
+        if not isinstance(words, list) or not all(isinstance(each, str) for each in words):
+            self._wrong(f"{where}.words", words, "a list of texts")
+            return ()
+        file = given.get("words_file")
+        if file is not None:
+            try:
+                words = [*words, *(self._folder / str(file)).read_text(encoding="utf-8").splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                self._wrong(f"{where}.words_file", file, f"a readable file in UTF-8 ({_reason(error)})")
+        found = tuple(dict.fromkeys(" ".join(each.split()) for each in words if each.strip()))
+        if len(found) > _MAX_WORDS:
+            self._wrong(f"{where}.words", len(found), f"at most {_MAX_WORDS} words")
+        return found
+
+    def _regions(self, base: tuple[str, ...]) -> tuple[str, ...]:
+        given = self._table.get("regions", list(base))
+        if isinstance(given, list) and all(
+            isinstance(each, str) and re.match(r"[A-Z]{2}$", each) for each in given
+        ):
+            return tuple(given)
+        self._wrong("regions", given, "a list of countries in two upper-case letters, such as KR")
+        return base
+
+    def _retention(self, base: float | None) -> float | None:
+        given = self._table.get("retention_days", base)
+        if given is None or (
+            isinstance(given, (int, float)) and not isinstance(given, bool) and 0 < given <= 36_500
+        ):
+            return None if given is None else float(given)
+        self._wrong("retention_days", given, "a number of days above 0")
+        return base

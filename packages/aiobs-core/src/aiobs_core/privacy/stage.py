@@ -1,0 +1,239 @@
+"""The stage `mask`, and the masking of every attribute: what the corridor knows of privacy."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+
+from aiobs_core import semconv
+from aiobs_core._run import Run
+from aiobs_core.privacy.content import Asked, ContentReader, Rules, Tally, rules_of
+from aiobs_core.privacy.foreign import ForeignMask
+from aiobs_core.privacy.hashing import NO_KEYS, Hasher, HashKeys
+from aiobs_core.privacy.keys import keys_in_force
+from aiobs_core.privacy.modes import modes_in_force
+from aiobs_core.privacy.policy import CLOSED, PRESETS, Policy
+from aiobs_core.privacy.trail import Trail
+
+if TYPE_CHECKING:
+    from aiobs_core._health import Health
+    from aiobs_core._settings import Settings
+    from aiobs_core.privacy.masker import Masker
+
+_MAX_USERS: Final = 4_096
+_ATTRIBUTES: Final = "attributes"
+# Ids without a meaning, and nothing that a detector could find in: not worth a search.
+_OPAQUE: Final = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_ID: Final = re.compile(r"[A-Za-z0-9_\-.:]{1,128}")
+_OF_PROVIDERS: Final = frozenset(
+    {semconv.GEN_AI_RESPONSE_ID, semconv.GEN_AI_TOOL_CALL_ID, semconv.INTERRUPT_ID}
+)
+# Where a service is, which everybody who runs it may know.
+_ADDRESSES: Final = frozenset({semconv.ENDPOINT, semconv.SERVER_ADDRESS})
+
+
+class Privacy:
+    """Rules by policy, hashes, content and counts. Used by the worker only."""
+
+    def __init__(self, settings: Settings, health: Health, *, store_folder: Path | None = None) -> None:
+        self._settings = settings
+        self._health = health
+        self._named = {policy.name: policy for policy in (*PRESETS.values(), *settings.privacy_policies)}
+        self._named[settings.privacy_policy.name] = settings.privacy_policy
+        self._hasher: Hasher | None = None
+        self._rules: dict[str | None, Rules] = {}
+        self._users: dict[tuple[str, str], str | None] = {}
+        self._resources: list[tuple[Resource, Resource]] = []
+        self.trail = Trail(settings, health, store_folder)
+
+    @property
+    def hasher(self) -> Hasher:
+        """Made when first asked for: a key of this installation may have to be made."""
+        if self._hasher is None:
+            keys = self._keys()
+            self._hasher = Hasher(keys)
+            self.trail.begin(keys, self._hasher.key_id)
+        return self._hasher
+
+    def _keys(self) -> HashKeys:
+        try:
+            return keys_in_force(self._settings)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = f"expected {error}" if isinstance(error, ValueError) else type(error).__name__
+            self._health.problem(
+                "privacy.key",
+                f"aiobs: the key of this installation cannot be used ({reason}); hashes are left out. Set AIOBS_HASH_KEY "
+                "or AIOBS_HASH_KEY_FILE.",
+            )
+            return NO_KEYS
+
+    # --- rules ------------------------------------------------------------------------------------------------------
+
+    def rules(self, name: str | None = None) -> Rules:
+        """The rules of a policy by its name, or of the process; those of an unknown one let no content out."""
+        rules = self._rules.get(name)
+        if rules is None:
+            rules = self._rules[name] = self._make_rules(name)
+        return rules
+
+    def _make_rules(self, name: str | None) -> Rules:
+        policy = self._settings.privacy_policy if name is None else self._named.get(name)
+        if policy is None:
+            self._health.problem(
+                f"privacy.unknown_policy.{len(self._rules)}",
+                f"aiobs: using_attributes(privacy_policy={name[:80] if name else name!r}) names no policy; accepted: "
+                f"{', '.join(sorted(self._named))}. No content of these runs leaves.",
+            )
+            policy = CLOSED
+        modes = modes_in_force(policy, self._settings, "spans")
+        masker = self._masker(policy)
+        if masker.policy is not policy:
+            policy, modes = CLOSED, modes_in_force(CLOSED, self._settings, "spans")
+        return rules_of(
+            policy, modes, masker, is_default=name is None or policy is self._settings.privacy_policy
+        )
+
+    def _masker(self, policy: Policy) -> Masker:
+        from aiobs_core.privacy.masker import Masker  # 60 ms, which no import of aiobs should take
+
+        try:
+            return Masker(policy, self.hasher)
+        except (
+            ImportError,
+            OSError,
+        ) as error:  # a policy wants names and places, and Presidio or its model is missing
+            self._health.problem(
+                "privacy.engine",
+                f"aiobs: a detector of the policy {policy.name} cannot be loaded ({type(error).__name__}: {error}); no "
+                "content leaves. `pip install 'aiobs-core[presidio]'` and a model of spaCy's are needed for `person` and "
+                "`location`.",
+            )
+            return Masker(CLOSED, self.hasher)
+
+    # --- the stage --------------------------------------------------------------------------------------------------
+
+    def mask(self, batch: Sequence[Any]) -> Sequence[Any]:
+        """Give each kept run its content, as its policy allows."""
+        for item in batch:
+            if isinstance(item, Run):
+                request = item.span.request
+                item.rules = self.rules(None if request is None else request.privacy_policy)
+                item.tally = Tally()
+                item.content = self._content_of(item, item.rules, item.tally)
+        self.trail.keep()
+        return batch
+
+    def _content_of(self, run: Run, rules: Rules, tally: Tally) -> dict[str, Any]:
+        operation, outcome = run.operation, run.outcome
+        reader = ContentReader(rules, tally, self.hasher, max_chars=self._settings.content_max_chars)
+        found = reader.found
+        try:
+            reader.read(Asked(run.kind, operation.content, outcome.content, outcome.finish_reasons))
+        except Exception as error:  # noqa: BLE001 (foreign messages may raise anything; marked, counted, warned)
+            self._health.problem(
+                "mapping.content",
+                f"aiobs could not read the content of a {run.span.scope} run ({type(error).__name__}); its span leaves "
+                f"without, marked with {semconv.TELEMETRY_ERROR}.",
+            )
+            found[semconv.TELEMETRY_ERROR] = type(error).__name__
+        request = run.span.request
+        user = (None if request is None else request.user_id) or operation.user_id
+        if user:
+            self._add_user(user, rules, tally, found)
+        if not rules.is_default:
+            found[semconv.PRIVACY_POLICY] = rules.policy.name
+        return found
+
+    def _add_user(self, user: str, rules: Rules, tally: Tally, found: dict[str, Any]) -> None:
+        mode = rules.modes["user_id"]
+        if mode == "hash":
+            key = (mode, user)
+            if key not in self._users:
+                if len(self._users) >= _MAX_USERS:
+                    self._users.clear()
+                self._users[key] = self.hasher.hash("user_id", user)
+            if (digest := self._users[key]) is not None:
+                found[semconv.USER_ID] = digest
+        elif mode == "masked":
+            found[semconv.USER_ID] = rules.masker.text(user[:256], tally.of("user_id"))
+        elif mode == "full":
+            found[semconv.USER_ID] = user[:256]
+
+    def exception(self, run: Run) -> dict[str, str]:
+        """Message and stack of the error that ended a run, as far as its policy lets them out."""
+        error, rules = run.error, run.rules
+        if error is None or rules is None or run.tally is None:
+            return {}
+        return self.exception_texts(
+            {
+                semconv.EXCEPTION_MESSAGE: _said(error),
+                semconv.EXCEPTION_STACKTRACE: "".join(traceback.format_exception(error)),
+            },
+            rules,
+            run.tally,
+        )
+
+    def exception_texts(self, texts: Mapping[str, str], rules: Rules, tally: Tally) -> dict[str, str]:
+        """Texts of an exception as the mode of `exceptions` allows."""
+        mode = rules.modes["exceptions"]
+        most = self._settings.content_max_chars
+        if mode == "masked":
+            count = tally.of("exceptions")
+            return {name: rules.masker.text(text, count, max_chars=most) for name, text in texts.items()}
+        return {name: text[:most] for name, text in texts.items()} if mode == "full" else {}
+
+    # --- other instrumentations -------------------------------------------------------------------------------------
+
+    def masked_span(self, span: ReadableSpan, policy: str | None) -> ReadableSpan:
+        """The span of another instrumentation as it may leave."""
+        rules, tally = self.rules(policy), Tally()
+        mask = ForeignMask(rules, tally, max_chars=self._settings.content_max_chars)
+        masked = mask.span(span, self.masked_resource(span.resource))
+        user = (span.attributes or {}).get("user.id")
+        noted: dict[str, Any] = {}
+        if isinstance(user, str) and rules.modes["user_id"] == "hash":
+            self._add_user(user, rules, tally, noted)
+        if tally.found:
+            self.close(tally, rules, noted)
+        if noted:
+            masked._attributes = {**(masked.attributes or {}), **noted}  # noqa: SLF001 (made above, seen by nobody yet)
+        return masked
+
+    def masked_resource(self, resource: Resource) -> Resource:
+        """The resource with what its detectors found masked: the command line of the process, its environment."""
+        for known, masked in self._resources:
+            if known is resource:
+                return masked
+        mask = ForeignMask(self.rules(), Tally(), max_chars=self._settings.content_max_chars)
+        changed = Resource(mask.attributes(resource.attributes), resource.schema_url)
+        masked = resource if changed.attributes == resource.attributes else changed
+        self._resources = [*self._resources[-3:], (resource, masked)]
+        return masked
+
+    # --- attributes -------------------------------------------------------------------------------------------------
+
+    def text(self, name: str, text: str, rules: Rules, tally: Tally) -> str:
+        """The value of an attribute, with what the detectors of the policy find in it replaced."""
+        if _OPAQUE.fullmatch(text) or (name in _OF_PROVIDERS and _ID.fullmatch(text)) or name in _ADDRESSES:
+            return text
+        return rules.masker.text(text, tally.of(_ATTRIBUTES))
+
+    def close(self, tally: Tally, rules: Rules, attributes: dict[str, Any]) -> None:
+        """Note in a span what was masked in it, and count it."""
+        found = tally.found
+        attributes[semconv.MASKED_COUNT] = len(found)
+        attributes[semconv.MASKED_VALUES] = tuple(sorted(set(found)))
+        self.trail.counts.update((rules.policy.name, each) for each in found)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as raised:  # noqa: BLE001 (an exception whose own text raises)
+        return f"<no text: {type(raised).__name__}>"
