@@ -96,13 +96,14 @@ def message_of(
         answers: Id of the tool call whose result the message is, if it is one.
     """
     texts = _texts(content)
-    parts: list[Mapping[str, object]] = [{"type": "text", "content": text} for text in texts]
     if role == "tool":
-        parts = [{"type": "tool_call_response", "id": answers, "response": "".join(texts)}]
-    parts.extend(
-        {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
-        for call_id, name, arguments in tool_calls
-    )
+        return {
+            "role": role,
+            "parts": [{"type": "tool_call_response", "id": answers, "response": "".join(texts)}],
+        }
+    parts: list[Mapping[str, object]] = [{"type": "text", "content": text} for text in texts]
+    for call_id, name, arguments in tool_calls:
+        parts.append({"type": "tool_call", "id": call_id, "name": name, "arguments": arguments})
     return {"role": role, "parts": parts}
 
 
@@ -157,6 +158,8 @@ def found_vectors(found: object) -> Outcome | None:
 
 
 def _texts(content: object) -> list[str]:
+    if type(content) is str:
+        return [content] if content else []
     blocks = content if isinstance(content, (list, tuple)) else (content,)
     texts = [_text(block) for block in blocks]
     return [text for text in texts if text]

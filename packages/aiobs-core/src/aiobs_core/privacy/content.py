@@ -11,6 +11,7 @@ from aiobs_core._operation import AttributeValue, Kind
 from aiobs_core.privacy._plain import plain
 from aiobs_core.privacy.fitting import fitted, fitted_messages
 from aiobs_core.privacy.hashing import Hasher
+from aiobs_core.privacy.overflow import MAX_CHARS, is_longer
 from aiobs_core.privacy.policy import Mode, Policy
 
 if TYPE_CHECKING:
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 _MODEL: Final = Kind.MODEL
 _TOOL: Final = Kind.TOOL
 _EMBEDDING: Final = Kind.EMBEDDING
-_FIND: Final = (Kind.RETRIEVER, Kind.RERANKER)
+_FIELDS_OF: Final = {
+    Kind.MODEL: ("prompts", "completions", "system", "tool_arguments", "tool_results"),
+    Kind.TOOL: ("tool_arguments", "tool_results"),
+    Kind.RETRIEVER: ("prompts", "documents"),
+    Kind.RERANKER: ("prompts", "documents"),
+    Kind.EMBEDDING: ("embeddings",),
+}
 _HASHES: Final = {
     "prompts": semconv.PROMPT_HASH,
     "completions": semconv.COMPLETION_HASH,
@@ -33,38 +40,26 @@ _FIELD_OF_ROLE: Final = {
     "system": "system", "developer": "system", "assistant": "completions", "ai": "completions", "tool": "tool_results",
     "function": "tool_results",
 }  # fmt: skip
+_SYSTEM: Final = ("system", "developer")
 _READABLE: Final = ("masked", "full")
 
 
 class Rules(NamedTuple):
-    """A policy at work: its modes on spans after every override, and its masker."""
+    """A policy at work: its modes on spans after every override, its masker, and the kinds of runs whose content is read."""
 
     policy: Policy
     modes: Mapping[str, Mode]
     masker: Masker
     is_default: bool
-    reads_models: bool
-    reads_tools: bool
-    reads_documents: bool
-    reads_embeddings: bool
+    read_kinds: frozenset[Kind]
 
 
 def rules_of(policy: Policy, modes: Mapping[str, Mode], masker: Masker, *, is_default: bool) -> Rules:
     """The rules, with what has to be read at all worked out once."""
-
-    def reads(*fields: str) -> bool:
-        return any(modes[field] != "none" for field in fields)
-
-    return Rules(
-        policy,
-        modes,
-        masker,
-        is_default,
-        reads("prompts", "completions", "system", "tool_arguments", "tool_results"),
-        reads("tool_arguments", "tool_results"),
-        reads("prompts", "documents"),
-        reads("embeddings"),
+    read = frozenset(
+        kind for kind, fields in _FIELDS_OF.items() if any(modes[field] != "none" for field in fields)
     )
+    return Rules(policy, modes, masker, is_default, read)
 
 
 class Tally:
@@ -115,28 +110,26 @@ class ContentReader:
         self._max_attribute_chars = 4 * max_chars
         self.found: dict[str, AttributeValue] = {}
         """Attributes with the content."""
+        self.is_cut = False
+        """Whether some of it was too long for them."""
 
     def read(self, run: Asked) -> None:
-        """Add the content of a run.
+        """Add the content of a run, whose kind is one of the rules' `read_kinds`.
 
         Raises:
             Exception: Whatever the foreign objects of the content raise.
         """
-        rules = self._rules
         if run.kind is _MODEL:
-            if rules.reads_models:
-                self._add_input(run.asked)
-                self._add_output(run.came_back, run.finish_reasons)
+            self._add_input(run.asked)
+            self._add_output(run.came_back, run.finish_reasons)
         elif run.kind is _TOOL:
-            if rules.reads_tools:
-                self._add("tool_arguments", run.asked, semconv.GEN_AI_TOOL_CALL_ARGUMENTS)
-                self._add("tool_results", run.came_back, semconv.GEN_AI_TOOL_CALL_RESULT)
-        elif run.kind in _FIND:
-            if rules.reads_documents:
-                self._add("prompts", run.asked, semconv.GEN_AI_RETRIEVAL_QUERY_TEXT)
-                self._add("documents", run.came_back, semconv.GEN_AI_RETRIEVAL_DOCUMENTS)
-        elif run.kind is _EMBEDDING and rules.reads_embeddings:
+            self._add("tool_arguments", run.asked, semconv.GEN_AI_TOOL_CALL_ARGUMENTS)
+            self._add("tool_results", run.came_back, semconv.GEN_AI_TOOL_CALL_RESULT)
+        elif run.kind is _EMBEDDING:
             self._add("embeddings", run.asked, semconv.EMBEDDING_TEXTS)
+        else:
+            self._add("prompts", run.asked, semconv.GEN_AI_RETRIEVAL_QUERY_TEXT)
+            self._add("documents", run.came_back, semconv.GEN_AI_RETRIEVAL_DOCUMENTS)
 
     # --- models -----------------------------------------------------------------------------------------------------
 
@@ -144,13 +137,13 @@ class ContentReader:
         if asked is None:
             return
         modes, messages = self._modes, asked()
-        if modes["prompts"] == "hash":
-            self._add_hash("prompts", _told(messages, lambda role: _FIELD_OF_ROLE.get(role) != "system"))
+        if modes["prompts"] != "none":  # beside readable prompts, too: it is what calls are found by
+            self._add_hash("prompts", _told(messages, system=False))
         if modes["system"] == "hash":
-            self._add_hash("system", _told(messages, lambda role: _FIELD_OF_ROLE.get(role) == "system"))
+            self._add_hash("system", _told(messages, system=True))
         if any(modes[field] in _READABLE for field in ("prompts", "system", "completions", "tool_results")):
             shown = [self._shown(message, "prompts") for message in messages]
-            self.found[semconv.GEN_AI_INPUT_MESSAGES] = fitted_messages(shown, self._max_attribute_chars)
+            self.found[semconv.GEN_AI_INPUT_MESSAGES] = self._fitted(fitted_messages, shown)
 
     def _add_output(self, came_back: Callable[[], Any] | None, finish_reasons: Sequence[str]) -> None:
         modes = self._modes
@@ -158,12 +151,12 @@ class ContentReader:
             return
         messages = came_back()
         if modes["completions"] == "hash":
-            self._add_hash("completions", _told(messages, lambda _: True))
+            self._add_hash("completions", _told(messages, system=False))
         if modes["completions"] in _READABLE or modes["tool_arguments"] in _READABLE:
             shown = [self._shown(message, "completions") for message in messages]
             for message, reason in zip(shown, finish_reasons, strict=False):
                 message["finish_reason"] = reason
-            self.found[semconv.GEN_AI_OUTPUT_MESSAGES] = fitted_messages(shown, self._max_attribute_chars)
+            self.found[semconv.GEN_AI_OUTPUT_MESSAGES] = self._fitted(fitted_messages, shown)
 
     def _shown(self, message: Mapping[str, Any], otherwise: str) -> dict[str, Any]:
         role = str(message.get("role"))
@@ -182,6 +175,7 @@ class ContentReader:
 
     def _texts(self, texts: Sequence[str], field: str) -> list[dict[str, Any]]:
         mode = self._modes[field]
+        self.is_cut = self.is_cut or any(len(text) > self._max_chars for text in texts)
         if mode == "masked":
             texts = self._rules.masker.parts(texts, self._tally.of(field), max_chars=self._max_chars)
         elif mode == "full":
@@ -207,13 +201,21 @@ class ContentReader:
             return
         shown = self._readable(field, value)
         is_text = isinstance(shown, str)
-        self.found[attribute] = shown if is_text else fitted(shown, self._max_attribute_chars)
+        self.found[attribute] = shown if is_text else self._fitted(fitted, shown)
 
     def _readable(self, field: str, value: Any) -> Any:
         value = plain(value)
+        self.is_cut = self.is_cut or is_longer(value, self._max_chars)
         if self._modes[field] == "masked":
             return self._rules.masker.value(value, self._tally.of(field), max_chars=self._max_chars)
         return _cut(value, self._max_chars) if isinstance(value, str) else value
+
+    def _fitted(self, fit: Callable[[Any, int], str], shown: Any) -> str:
+        text = fit(shown, MAX_CHARS)
+        if len(text) <= self._max_attribute_chars:
+            return text
+        self.is_cut = True
+        return fit(shown, self._max_attribute_chars)
 
     def _add_hash(self, field: str, text: str) -> None:
         digest = self._hasher.hash(field, text) if text else None
@@ -221,21 +223,14 @@ class ContentReader:
             self.found[_HASHES[field]] = digest
 
 
-def _told(messages: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]) -> str:
+def _told(messages: Sequence[Mapping[str, Any]], *, system: bool) -> str:
     """What is hashed of messages: a line `role: text` each; tool calls, which have ids of their own, are left out."""
     lines = []
     for message in messages:
-        role = str(message.get("role"))
-        if wanted(role):
-            parts = message.get("parts") or ()
-            text = "".join(
-                [
-                    str(part.get("content") or part.get("response") or "")
-                    for part in parts
-                    if part.get("type") != "tool_call"
-                ]
-            )
-            lines.append(f"{role}: {text}")
+        role = message["role"]
+        if (role in _SYSTEM) is system:
+            texts = [part.get("content") or part.get("response") or "" for part in message["parts"]]
+            lines.append(f"{role}: {texts[0] if len(texts) == 1 else ''.join(map(str, texts))}")
     return "\n".join(lines)
 
 

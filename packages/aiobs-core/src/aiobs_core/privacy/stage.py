@@ -19,6 +19,7 @@ from aiobs_core.privacy.hashing import NO_KEYS, Hasher, HashKeys
 from aiobs_core.privacy.keys import keys_in_force
 from aiobs_core.privacy.modes import modes_in_force
 from aiobs_core.privacy.policy import CLOSED, PRESETS, Policy
+from aiobs_core.privacy.overflow import MAX_CHARS, put_aside
 from aiobs_core.privacy.trail import Trail
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Privacy:
         self._rules: dict[str | None, Rules] = {}
         self._users: dict[tuple[str, str], str | None] = {}
         self._resources: list[tuple[Resource, Resource]] = []
+        self._overflow_folder = store_folder if settings.content_overflow == "store" else None
         self.trail = Trail(settings, health, store_folder)
 
     @property
@@ -121,18 +123,24 @@ class Privacy:
     def mask(self, batch: Sequence[Any]) -> Sequence[Any]:
         """Give each kept run its content, as its policy allows."""
         for item in batch:
-            if isinstance(item, Run):
+            if type(item) is Run:
                 request = item.span.request
-                item.rules = self.rules(None if request is None else request.privacy_policy)
-                item.tally = Tally()
-                item.content = self._content_of(item, item.rules, item.tally)
+                policy = None if request is None else request.privacy_policy
+                item.rules = rules = self._rules.get(policy) or self.rules(policy)
+                item.tally = tally = Tally()
+                if item.kind in rules.read_kinds:
+                    item.content = self._content_of(item, rules, tally)
+                user = (None if request is None else request.user_id) or item.operation.user_id
+                if user:
+                    self._add_user(user, rules, tally, item.content)
+                if not rules.is_default:
+                    item.content[semconv.PRIVACY_POLICY] = rules.policy.name
         self.trail.keep()
         return batch
 
     def _content_of(self, run: Run, rules: Rules, tally: Tally) -> dict[str, Any]:
         operation, outcome = run.operation, run.outcome
         reader = ContentReader(rules, tally, self.hasher, max_chars=self._settings.content_max_chars)
-        found = reader.found
         try:
             reader.read(Asked(run.kind, operation.content, outcome.content, outcome.finish_reasons))
         except Exception as error:  # noqa: BLE001 (foreign messages may raise anything; marked, counted, warned)
@@ -141,14 +149,24 @@ class Privacy:
                 f"aiobs could not read the content of a {run.span.scope} run ({type(error).__name__}); its span leaves "
                 f"without, marked with {semconv.TELEMETRY_ERROR}.",
             )
-            found[semconv.TELEMETRY_ERROR] = type(error).__name__
-        request = run.span.request
-        user = (None if request is None else request.user_id) or operation.user_id
-        if user:
-            self._add_user(user, rules, tally, found)
-        if not rules.is_default:
-            found[semconv.PRIVACY_POLICY] = rules.policy.name
-        return found
+            reader.found[semconv.TELEMETRY_ERROR] = type(error).__name__
+        if reader.is_cut and self._overflow_folder is not None:
+            self._put_aside(self._overflow_folder, run, rules, reader.found)
+        return reader.found
+
+    def _put_aside(self, folder: Path, run: Run, rules: Rules, found: dict[str, Any]) -> None:
+        whole = ContentReader(rules, Tally(), self.hasher, max_chars=MAX_CHARS)
+        whole.read(Asked(run.kind, run.operation.content, run.outcome.content, run.outcome.finish_reasons))
+        try:
+            found[semconv.CONTENT_REF] = put_aside(
+                folder, f"{run.span.trace.trace_id:032x}-{run.span.span_id:016x}", whole.found
+            )
+        except OSError as error:
+            self._health.problem(
+                "privacy.overflow",
+                f"aiobs: content that is too long for an attribute cannot be written below {folder} "
+                f"({type(error).__name__}); it is cut.",
+            )
 
     def _add_user(self, user: str, rules: Rules, tally: Tally, found: dict[str, Any]) -> None:
         mode = rules.modes["user_id"]
