@@ -378,3 +378,46 @@ def test_an_audit_log_that_cannot_be_written_stops_nothing(tmp_path, caplog):
         stored(tmp_path, content="masked")
     assert "cannot be written" in caplog.text
     assert (tmp_path / "aiobs.db").exists()
+
+
+# --- other instrumentations ---------------------------------------------------------------------------------------------
+
+
+def foreign(**settings: object) -> Any:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from aiobs_core._health import Health
+    from aiobs_core.privacy.stage import Privacy
+
+    span = TracerProvider().get_tracer("other").start_span("call")
+    for piece in ("mail ja", "ne@ex", "ample", ".com now"):
+        span.add_event("gen_ai.content.completion.chunk", {"content": piece})
+    span.end()
+    privacy = Privacy(Settings.load({}, {"hash_key": KEY, **settings}, strict=True), Health())
+    return privacy.masked_span(span, None)  # type: ignore[arg-type]  # the SDK's span is readable
+
+
+def test_a_value_that_is_split_over_the_chunks_of_a_stream_is_masked():
+    pieces = [event.attributes["content"] for event in foreign(content="masked").events]
+    assert "".join(pieces) == "mail <EMAIL> now"
+
+
+def test_content_in_events_goes_by_its_mode():
+    assert [dict(event.attributes) for event in foreign().events] == [{}] * 4
+    assert len(foreign(content="full").events[1].attributes["content"]) == 5
+
+
+def test_a_masked_copy_says_what_the_original_had_dropped():
+    from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+
+    from aiobs_core._health import Health
+    from aiobs_core.privacy.stage import Privacy
+
+    limits = SpanLimits(max_span_attributes=1, max_events=1)
+    span = TracerProvider(span_limits=limits).get_tracer("other").start_span("call")
+    span.set_attributes({"a": 1, "b": 2, "c": 3})
+    span.add_event("one")
+    span.add_event("two")
+    span.end()
+    masked = Privacy(Settings.load({}, {"hash_key": KEY}), Health()).masked_span(span, None)  # type: ignore[arg-type]
+    assert (masked.dropped_attributes, masked.dropped_events, masked.dropped_links) == (2, 1, 0)

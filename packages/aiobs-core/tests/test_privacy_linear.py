@@ -3,6 +3,8 @@
 Nothing here is gated on seconds: a text of four times the length is compared with the text, and with prose as long.
 """
 
+# ruff: noqa: RUF001 - full-width digits and look-alike letters are what hides a value
+
 from __future__ import annotations
 
 import time
@@ -21,7 +23,7 @@ from aiobs_core.privacy.policy import PRESETS
 _SMALL_CHARS: Final = 6_000
 _TIMES: Final = 4
 _MOST_TIMES: Final = 8  # as long; a quadratic pattern would take sixteen times
-_MOST_PROSE: Final = 40
+_MOST_PROSE: Final = 120  # each word a value, against no value at all
 _SENTENCE: Final = "You are an agent for the shop at 12 Main Street. Answer in two sentences, and cite the page (5) you used. "
 
 _UNITS: Final = (
@@ -60,7 +62,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _repeated(unit: str, size: int) -> str:
-    return (unit * (size // len(unit) + 1))[:size]
+    return unit * (size // len(unit) + 1)
 
 
 def _prose_seconds(mask: Callable[[str], object]) -> float:
@@ -71,7 +73,7 @@ def _complaint(mask: Callable[[str], object], unit: str) -> str | None:
     """What is wrong with the time that a unit takes, repeated; measured again if it seems wrong."""
     wrong = None
     for _ in range(3):
-        prose = _seconds(lambda: mask(_repeated(_SENTENCE, _TIMES * _SMALL_CHARS)))
+        prose = _prose_seconds(mask)
         small = _seconds(lambda: mask(_repeated(unit, _SMALL_CHARS)))
         large = _seconds(lambda: mask(_repeated(unit, _TIMES * _SMALL_CHARS)))
         if large > _MOST_TIMES * small + prose:
@@ -99,9 +101,10 @@ def test_a_repeated_piece_of_a_pattern_takes_linear_time() -> None:
 def test_each_detector_takes_linear_time(detector: str) -> None:
     """Alone: what is dear in one is not hidden by what all take together. The prose is that of all detectors."""
     find = built_in(("KR", "US", "DE"))[detector]
-    prose = _seconds(lambda: _masking("strict")(_repeated(_SENTENCE, _TIMES * _SMALL_CHARS)))
+    prose = _prose_seconds(_masking("strict"))
     slow = []
     for unit in _UNITS:
+        small = large = 0.0
         for _ in range(3):
             small = _seconds(lambda unit=unit: list(find(_repeated(unit, _SMALL_CHARS))))  # type: ignore[misc]
             large = _seconds(lambda unit=unit: list(find(_repeated(unit, _TIMES * _SMALL_CHARS))))  # type: ignore[misc]
@@ -134,7 +137,7 @@ def test_any_repeated_text_takes_linear_time(unit: str) -> None:
 
 def test_json_that_is_deep_or_wide_takes_linear_time() -> None:
     mask = _masking("strict")
-    prose = _seconds(lambda: mask(_repeated(_SENTENCE, 24_000)))
+    prose = _prose_seconds(mask)
     for make in (
         lambda size: "[" * size + "]" * size,
         lambda size: '{"a":' * (size // 5) + "1" + "}" * (size // 5),

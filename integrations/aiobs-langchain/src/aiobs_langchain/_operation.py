@@ -94,7 +94,7 @@ def chain(  # noqa: PLR0917
     )
 
 
-def tool(
+def tool(  # noqa: PLR0917
     serialized: Serialized, given: Any, tags: Tags, metadata: Metadata, name: str | None, tool_call_id: Any
 ) -> Operation:
     """`on_tool_start`."""

@@ -6,7 +6,10 @@ encoding, escapes of JSON and character references of HTML are decoded, layer by
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
+import unicodedata
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -22,35 +25,34 @@ _LOOK_ALIKES: Final = {
 _DASHES: Final = "‐‑‒–—―−﹣－"
 _SPACES: Final = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 _DOTS: Final = "。．｡․"
-_DIGIT_ZEROS: Final = (
-    0x0660,
-    0x06F0,
-    0x0966,
-    0x09E6,
-    0x0E50,
-    0xFF10,
-    0x1D7CE,
-    0x1D7D8,
-    0x1D7E2,
-    0x1D7EC,
-    0x1D7F6,
+_DIGIT_ZEROS: Final = (  # https://www.unicode.org/Public/UCD/latest/ucd/extracted/DerivedNumericType.txt
+    "٠۰߀०০੦૦୦௦౦೦൦෦๐໐༠၀႐០᠐᥆᧐᪀᪐᭐᮰᱀᱐꘠꣐꤀꧐꧰꩐꯰０\U0001d7ce\U0001d7d8\U0001d7e2\U0001d7ec\U0001d7f6\U0001fbf0"
 )
+_LETTERS: Final = {  # mathematical and circled ones
+    code: ascii_
+    for code in (*range(0x1D400, 0x1D7CC), *range(0x24B6, 0x24EA))
+    if (ascii_ := unicodedata.normalize("NFKC", chr(code))).isascii()
+}
 _TO_ASCII: Final[dict[int, str]] = {
     **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
     **{ord(each): ascii_ for each, ascii_ in _LOOK_ALIKES.items()},
     **dict.fromkeys(map(ord, _DASHES), "-"),
     **dict.fromkeys(map(ord, _SPACES), " "),
     **dict.fromkeys(map(ord, _DOTS), "."),
-    **{zero + digit: str(digit) for zero in _DIGIT_ZEROS for digit in range(10)},
+    **{ord(zero) + digit: str(digit) for zero in _DIGIT_ZEROS for digit in range(10)},
+    **_LETTERS,
     0xFE6B: "@",
 }
-_INVISIBLE: Final = (
-    "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff"
-)
-_HIDDEN: Final = re.compile(f"[{_INVISIBLE}]")
+_INVISIBLE: Final = frozenset(
+    map(chr, (
+        0x00AD, 0x034F, 0x061C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065),
+        *range(0x2066, 0x2070), *range(0xFE00, 0xFE10), 0xFEFF,
+        0x115F, 0x1160, 0x3164, 0xFFA0, *range(0xE0000, 0xE01F0),  # fillers of Hangul, tags, selectors of variants
+    ))
+)  # fmt: skip
 _FOLDED: Final = {
     **{chr(code): ascii_ for code, ascii_ in _TO_ASCII.items()},
-    **{chr(code): "" for code in range(0x10000) if _HIDDEN.match(chr(code))},
+    **dict.fromkeys(_INVISIBLE, ""),
 }
 _DISGUISES: Final = frozenset(_FOLDED)
 _NAMED: Final = {
@@ -100,9 +102,9 @@ def views(text: str) -> list[View]:
 
 
 def _without_hidden(text: str) -> View:
-    if not _HIDDEN.search(text):
+    if _INVISIBLE.isdisjoint(text):
         return View(text, None)
-    kept = [at for at, character in enumerate(text) if not _HIDDEN.match(character)]
+    kept = [at for at, character in enumerate(text) if character not in _INVISIBLE]
     return View("".join([text[at] for at in kept]), [*kept, len(text)])
 
 
@@ -166,3 +168,20 @@ def _of_units(units: list[int], start: int) -> list[tuple[str, int]]:
         else:
             characters.append((chr(unit), start + 6 * at))
     return characters
+
+
+def base64_text(token: str) -> str | None:
+    """What a token says, if it is base64 of readable text, from the first character on."""
+    bare = token.replace("-", "+").replace("_", "/")
+    if len(bare) % 4 == 1:  # cut off
+        bare = bare[:-1]
+    try:
+        decoded = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    text = decoded.decode("utf-8", "replace").strip("\ufffd")  # a line of many may begin within a character
+    if "\ufffd" in text or not (
+        text.isprintable() or text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable()
+    ):
+        return None
+    return text

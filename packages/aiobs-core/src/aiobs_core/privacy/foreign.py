@@ -20,15 +20,15 @@ _PATTERNS: Final = (
     ("exceptions", r"exception\.(?:message|stacktrace)|error\.message|otel\.status_description"),
     ("system", r"gen_ai\.system_instructions|gen_ai\.system\.message|llm\.system\b.*|gen_ai\.agent\.description"),
     ("tool_arguments", r".*\btool[._](?:call[._])?(?:s?\.\d+\.)?(?:.*[._])?(?:arguments|parameters|input)(?:\.\w+)?"),
-    ("tool_results", r".*\btool[._](?:call[._])?(?:result|results|output|response)"),
+    ("tool_results", r".*\btool[._](?:call[._])?(?:result|results|output|response)|gen_ai\.tool\.message"),
     ("documents", (r"gen_ai\.retrieval\.documents|retrieval\.documents\..*|(?:.*\.)?reranker\.(?:input|output)_documents\..*"
                   r"|document\.(?:content|metadata)|db\.vector\.query\.result.*|db\.search\.result.*")),
     ("embeddings", r"embedding\.embeddings\..*|embedding\.text|gen_ai\.embeddings?\.input.*|gen_ai\.embedding\.text"),
-    ("completions", (r"gen_ai\.output\.messages|gen_ai\.completion(?:\.\d+\..*)?|gen_ai\.choice|llm\.output_messages\..*"
+    ("completions", (r"gen_ai\.output\.messages|gen_ai\.completion(?:\.\d+\..*)?|gen_ai\.choice|gen_ai\.content\.completion(?:\.chunk)?|llm\.output_messages\..*"
                     r"|llm\.completions?(?:\.\d+.*)?|output\.value|traceloop\.entity\.output|langfuse\.observation\.output"
                     r"|langfuse\.trace\.output|ai\.response\.(?:text|object|toolCalls)|response_data|gen_ai\.response\.text"
                     r"|gen_ai\.response\.reasoning|gen_ai\.event\.content|gen_ai\.evaluation\.explanation")),
-    ("prompts", (r"gen_ai\.input\.messages|gen_ai\.prompt(?:\.\d+\..*)?|gen_ai\.(?:user|assistant|tool)\.message|gen_ai\.request\.prompt"
+    ("prompts", (r"gen_ai\.input\.messages|gen_ai\.prompt(?:\.\d+\..*)?|gen_ai\.(?:user|assistant)\.message|gen_ai\.content\.prompt|gen_ai\.request\.prompt"
                 r"|llm\.input_messages\..*|llm\.prompts?(?:\.\d+.*)?|llm\.prompt_template\.(?:template|variables)|llm\.tools\..*"
                 r"|llm\.function_call|llm\.request\.functions\..*|gen_ai\.tool\.definitions|input\.value|traceloop\.entity\.input"
                 r"|langfuse\.observation\.input|langfuse\.trace\.input|ai\.prompt(?:\..*)?|request_data|gen_ai\.retrieval\.query\.text"
@@ -68,6 +68,24 @@ class ForeignSpan(NamedTuple):
     policy: str
 
 
+class _MaskedSpan(ReadableSpan):
+    """A copy that says what the original had already dropped for its limits."""
+
+    dropped = (0, 0, 0)
+
+    @property
+    def dropped_attributes(self) -> int:
+        return self.dropped[0]
+
+    @property
+    def dropped_events(self) -> int:
+        return self.dropped[1]
+
+    @property
+    def dropped_links(self) -> int:
+        return self.dropped[2]
+
+
 class ForeignMask:
     """Masks what another instrumentation has put together. Used by one thread at a time.
 
@@ -85,11 +103,16 @@ class ForeignMask:
         """The span as it may leave; all texts in it are masked, those of exceptions and content by their modes."""
         description = span.status.description
         attributes = self.attributes(span.attributes)
+        joined = self._joined(span.events)
         events = [
-            Event(self.text(event.name), self.attributes(event.attributes, event.name), event.timestamp)
-            for event in span.events
+            Event(
+                self.text(event.name),
+                {**self.attributes(event.attributes, event.name), **joined.get(at, {})},
+                event.timestamp,
+            )
+            for at, event in enumerate(span.events)
         ]
-        return ReadableSpan(
+        masked = _MaskedSpan(
             name=self.text(span.name),
             context=span.context,
             parent=span.parent,
@@ -105,6 +128,26 @@ class ForeignMask:
             end_time=span.end_time,
             instrumentation_scope=span.instrumentation_scope,
         )
+        masked.dropped = (span.dropped_attributes, span.dropped_events, span.dropped_links)
+        return masked
+
+    def _joined(self, events: Sequence[Event]) -> dict[int, dict[str, str]]:
+        """Content that several events of one name bring in pieces, such as a stream's chunks, masked as one text."""
+        pieces: dict[tuple[str, str], list[tuple[int, str]]] = {}
+        for at, event in enumerate(events):
+            within = field_of(event.name)
+            for key, value in (event.attributes or {}).items():
+                field = field_of(key) or within
+                if field != _OTHER and self._modes[field] == "masked" and isinstance(value, str):
+                    pieces.setdefault((event.name, key), []).append((at, value))
+        found: dict[int, dict[str, str]] = {}
+        for (name, key), parts in pieces.items():
+            if len(parts) > 1:
+                count = self._tally.of(field_of(key) or field_of(name))
+                texts = self._masker.parts([text for _, text in parts], count, max_chars=self._max_chars)
+                for (at, _), text in zip(parts, texts, strict=True):
+                    found.setdefault(at, {})[key] = text
+        return found
 
     def attributes(self, given: Mapping[str, Any] | None, event: str = "") -> dict[str, Any]:
         """Attributes as they may leave; those of an event that is content are content."""

@@ -118,7 +118,7 @@ class Hasher:
 
     Example:
         >>> Hasher(keys_in("correct horse battery")).hash("user", "u-17").partition(":")[0]
-        '17b8fe'
+        '15596c'
     """
 
     def __init__(self, keys: HashKeys) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from bisect import bisect_right
@@ -13,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from aiobs_core.privacy.custom import custom_finder, named_entity_finders
 from aiobs_core.privacy.detectors import Find, Span, built_in, is_secret_name
 from aiobs_core.privacy.detectors._search import TAG, forget_places, long_tokens
-from aiobs_core.privacy.fold import View, views
+from aiobs_core.privacy.fold import View, base64_text, views
 from aiobs_core.privacy.hashing import Hasher
 from aiobs_core.privacy.policy import SECRETS, Policy, Replacement
 
@@ -189,7 +187,7 @@ class Masker:
                 at += len(piece) + 1
 
     def _hides_value(self, token: str) -> bool:
-        inner = _base64_text(token)
+        inner = base64_text(token)
         return inner is not None and any(
             True for view in views(inner) for _, find in self._finders for _ in find(view.text)
         )
@@ -221,29 +219,42 @@ class Masker:
                 while name in masked:  # two keys that are masked alike
                     alike[tag] = alike.get(tag, 1) + 1
                     name = f"{tag}_{alike[tag]}"
-                masked[name] = self._item(str(key), item, count, max_chars, depth)
+                is_secret = self.names_secret(str(key)) or self.names_secret(tag)
+                masked[name] = self._item(tag, item, count, max_chars, depth, is_secret=is_secret)
             return masked
         if isinstance(value, (list, tuple)):
             return [self._value(item, count, max_chars, depth + 1) for item in value]
         return f"<{type(value).__name__}>"
 
-    def _item(self, key: str, item: Any, count: Count, max_chars: int | None, depth: int) -> Any:
+    def _item(
+        self, key: str, item: Any, count: Count, max_chars: int | None, depth: int, *, is_secret: bool
+    ) -> Any:
         """The value under a key, which may say what it is."""
-        if self.names_secret(key) and not isinstance(item, Mapping):
+        if is_secret and not isinstance(item, Mapping):
             if not isinstance(item, (list, tuple)):
                 return self._secret(item, count)
             item = [self._secret(each, count) if isinstance(each, str) else each for each in item]
         if isinstance(item, (int, float)) and not isinstance(item, bool):
             return self._number(item, key, count)
         masked = self._value(item, count, max_chars, depth + 1)
-        if isinstance(item, str) and masked == item and 7 <= len(item) <= 64:
-            named = _named(key, item)
-            offset = len(named) - len(item)
-            found = [each for each in self.find(named) if each.start >= offset]
-            if found:
-                moved = [each._replace(start=each.start - offset, end=each.end - offset) for each in found]
-                return self._replaced(item, moved, count)
-        return masked
+        return self._in_context(key, masked, count) if isinstance(item, str) else masked
+
+    def _in_context(self, key: str, text: str, count: Count) -> str:
+        """A text without the values that only the key before it gives away."""
+        for _ in range(_MAX_ROUNDS):
+            if not 7 <= len(text) <= 64:
+                return text
+            named = _named(key, text)
+            offset = len(named) - len(text)
+            found = [
+                each._replace(start=each.start - offset, end=each.end - offset)
+                for each in self.find(named)
+                if each.start >= offset
+            ]
+            if not found:
+                return text
+            text = self.text(self._replaced(text, found, count), count)
+        return "".join(TAG.findall(text))
 
     def _secret(self, item: Any, count: Count) -> Any:
         if (
@@ -378,20 +389,3 @@ def _only_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key twice")
     return found
-
-
-def _base64_text(token: str) -> str | None:
-    """What a token says, if it is base64 of readable text, from the first character on."""
-    bare = token.replace("-", "+").replace("_", "/")
-    if len(bare) % 4 == 1:  # cut off
-        bare = bare[:-1]
-    try:
-        decoded = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    text = decoded.decode("utf-8", "replace").strip("\ufffd")  # a line of many may begin within a character
-    if "\ufffd" in text or not (
-        text.isprintable() or text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable()
-    ):
-        return None
-    return text

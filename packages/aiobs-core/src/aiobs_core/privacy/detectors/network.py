@@ -54,6 +54,8 @@ def _ipv6(match: re.Match[str]) -> str | None:
     groups = [group for group in match[0].split(":") if group]
     if len(groups) < 2 or not any(map(str.isdigit, match[0])):
         return None
+    if len(groups) < 8 and max(map(len, groups)) < 3:  # a slice: rows[1::2]
+        return None
     try:
         return str(ipaddress.IPv6Address(match[0]))
     except ValueError:
