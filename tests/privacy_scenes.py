@@ -347,8 +347,11 @@ def langchain_errors(config: Any) -> None:
     retried.with_fallbacks([FakeChat()]).invoke("hello", config)
 
     def fail(_: Any) -> None:
-        error = type("Failure", (Exception,), {"__qualname__": plant("lc.error.class.name")})("no text")
-        getattr(error, "add_note", error.args.__add__)(plant("lc.error.note"))
+        failure = type("Failure", (Exception,), {"__qualname__": plant("lc.error.class.name")})
+        if sys.version_info < (3, 11):
+            raise failure(plant("lc.error.note"))
+        error = failure("no text")
+        error.add_note(plant("lc.error.note"))
         raise error
 
     for broken in (RunnableLambda(fail), FakeRetriever(fail=OSError(plant("lc.retriever.error.disguised")))):

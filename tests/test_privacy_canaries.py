@@ -31,6 +31,11 @@ from aiobs_core.privacy.masker import Masker
 from aiobs_core.privacy.policy import PRESETS
 from aiobs_testing.receiver import OtlpReceiver, ReceivedSpan
 
+pytest.importorskip(
+    "openinference.instrumentation.langchain",
+    reason="One of the runs is seen by another instrumentation: `pip install openinference-instrumentation-langchain`.",
+)
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from privacy_scenes import EDGES, FORMS, PERSON, canaries
