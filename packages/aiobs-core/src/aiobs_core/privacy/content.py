@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -42,6 +43,7 @@ _FIELD_OF_ROLE: Final = {
 }  # fmt: skip
 _SYSTEM: Final = ("system", "developer")
 _READABLE: Final = ("masked", "full")
+_LABEL: Final = re.compile(r"[A-Za-z0-9_\-.:]{1,128}")  # as names of tools and ids of calls look
 
 
 class Rules(NamedTuple):
@@ -155,7 +157,7 @@ class ContentReader:
         if modes["completions"] in _READABLE or modes["tool_arguments"] in _READABLE:
             shown = [self._shown(message, "completions") for message in messages]
             for message, reason in zip(shown, finish_reasons, strict=False):
-                message["finish_reason"] = reason
+                message["finish_reason"] = self._label(reason)
             self.found[semconv.GEN_AI_OUTPUT_MESSAGES] = self._fitted(fitted_messages, shown)
 
     def _shown(self, message: Mapping[str, Any], otherwise: str) -> dict[str, Any]:
@@ -166,12 +168,22 @@ class ContentReader:
             if part.get("type") == "text":
                 texts.append(str(part.get("content")))
             elif part.get("type") == "tool_call":
-                call = {"type": "tool_call", "id": part.get("id"), "name": part.get("name")}
+                call = {
+                    "type": "tool_call",
+                    "id": self._label(part.get("id")),
+                    "name": self._label(part.get("name")),
+                }
                 parts.append(self._with("arguments", call, part, "tool_arguments"))
             elif part.get("type") == "tool_call_response":
-                answer = {"type": "tool_call_response", "id": part.get("id")}
+                answer = {"type": "tool_call_response", "id": self._label(part.get("id"))}
                 parts.append(self._with("response", answer, part, "tool_results"))
         return {"role": role, "parts": [*self._texts(texts, _FIELD_OF_ROLE.get(role, otherwise)), *parts]}
+
+    def _label(self, label: Any) -> Any:
+        """A name or an id, which a model may have put together from what it was told; it is never cut."""
+        if not isinstance(label, str) or _LABEL.fullmatch(label):
+            return label
+        return self._rules.masker.text(label, self._tally.of("attributes"))
 
     def _texts(self, texts: Sequence[str], field: str) -> list[dict[str, Any]]:
         mode = self._modes[field]

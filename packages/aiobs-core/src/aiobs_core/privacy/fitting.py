@@ -6,47 +6,62 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-_SHORTEST: Final = 64
+_MIN_TEXT_CHARS: Final = 64
+_MAX_TAG_CHARS: Final = 48  # of what the masker puts in the place of a value
 
 
 def fitted(value: Any, max_chars: int) -> str:
-    """The JSON text of a value that is masked already; texts in it are cut, items left out, until it fits."""
+    """The JSON text of a value that is masked already; texts in it are cut, items left out, until it fits.
+
+    Args:
+        value: Plain JSON; tuples are left whole, whatever their length.
+        max_chars: Of the JSON text. What does not fit even when its texts are short is left out, and counted.
+    """
     text = _json(value)
-    shortest = max_chars // 2
-    while len(text) > max_chars and shortest >= _SHORTEST:
-        value = _shortened(value, shortest)
+    longest_text_chars = max_chars // 2
+    while len(text) > max_chars and longest_text_chars >= _MIN_TEXT_CHARS:
+        value = _shortened(value, longest_text_chars)
         text = _json(value)
-        shortest //= 4
+        longest_text_chars //= 4
     return text if len(text) <= max_chars else _json({"omitted_chars": len(text)})
 
 
 def fitted_messages(messages: Sequence[dict[str, Any]], max_chars: int) -> str:
-    """The same for messages: the first and the last ones stay, those between are left out first, with a mark."""
+    """The same for messages: the first and the last one stay; of those between, the older are left out first.
+
+    One message with the number of those left out stands in their place.
+    """
     encoded = [_json(message) for message in messages]
-    total = sum(map(len, encoded)) + 2 * len(encoded)
-    if total <= max_chars:
+    size_chars = sum(map(len, encoded)) + 2 * len(encoded)  # with brackets and commas
+    if size_chars <= max_chars:
         return "[" + ", ".join(encoded) + "]"
-    kept, left, last = list(messages), 0, len(messages) - 1
-    at = 1
-    while total > max_chars and at < last:
-        total -= len(encoded[at]) + 2
-        left += 1
-        at += 1
-    if left:
-        mark = {"role": "system", "parts": [{"type": "omitted", "messages": left}]}
-        kept = [messages[0], mark, *messages[1 + left :]]
-    return fitted(kept, max_chars)
+    omitted_count = 0
+    while size_chars > max_chars and omitted_count < len(messages) - 2:
+        omitted_count += 1
+        size_chars -= len(encoded[omitted_count]) + 2
+    if omitted_count == 0:
+        return fitted(list(messages), max_chars)
+    mark = {"role": "system", "parts": [{"type": "omitted", "messages": omitted_count}]}
+    return fitted([messages[0], mark, *messages[1 + omitted_count :]], max_chars)
+
+
+def cut_mark(left_out_chars: int) -> str:
+    """What stands at the end of a text that was cut."""
+    return f"…[{left_out_chars} more characters]"
+
+
+def without_half_tag(head: str) -> str:
+    """The beginning of a masked text, without the tag that its end has cut in two."""
+    begin = head.rfind("<", max(0, len(head) - _MAX_TAG_CHARS))
+    return head if begin < 0 or ">" in head[begin:] else head[:begin]
 
 
 def _shortened(value: Any, max_chars: int) -> Any:
     if isinstance(value, str):
         if len(value) <= max_chars:
             return value
-        head = value[:max_chars]
-        begin = head.rfind("<", max(0, len(head) - 48))
-        if begin >= 0 and ">" not in head[begin:]:  # half of a tag
-            head = head[:begin]
-        return f"{head}…[{len(value) - len(head)} more characters]"
+        head = without_half_tag(value[:max_chars])
+        return head + cut_mark(len(value) - len(head))
     if isinstance(value, dict):
         return {key: _shortened(item, max_chars) for key, item in value.items()}
     if isinstance(value, list):

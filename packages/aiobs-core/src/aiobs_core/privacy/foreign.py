@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Link, Status
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, Status, TraceState
 
 if TYPE_CHECKING:
     from aiobs_core.privacy.content import Rules, Tally
@@ -114,19 +115,19 @@ class ForeignMask:
         ]
         masked = _MaskedSpan(
             name=self.text(span.name),
-            context=span.context,
+            context=None if span.context is None else self.context(span.context),
             parent=span.parent,
             resource=resource,
             attributes=attributes,
             events=events,
-            links=[Link(link.context, self.attributes(link.attributes)) for link in span.links],
+            links=[Link(self.context(link.context), self.attributes(link.attributes)) for link in span.links],
             kind=span.kind,
             status=Status(
                 span.status.status_code, self._of_field("exceptions", description) if description else None
             ),
             start_time=span.start_time,
             end_time=span.end_time,
-            instrumentation_scope=span.instrumentation_scope,
+            instrumentation_scope=self._scope(span.instrumentation_scope),
         )
         masked.dropped = (span.dropped_attributes, span.dropped_events, span.dropped_links)
         return masked
@@ -157,8 +158,25 @@ class ForeignMask:
             field = field_of(key) or within
             masked = self.value(key, value) if field == _OTHER else self._of_field(field, value)
             if masked is not None:
-                found[key] = masked
+                found[self.text(key)] = masked
         return found
+
+    def context(self, context: SpanContext) -> SpanContext:
+        """The context without the entries of its trace state in which a detector finds something."""
+        if not context.trace_state:
+            return context
+        kept = [(key, value) for key, value in context.trace_state.items() if not self._masker.find(value)]
+        if len(kept) == len(context.trace_state):
+            return context
+        ids = context.trace_id, context.span_id, context.is_remote, context.trace_flags
+        return SpanContext(*ids, TraceState(kept))
+
+    def _scope(self, scope: InstrumentationScope | None) -> InstrumentationScope | None:
+        if scope is None or not scope.attributes:
+            return scope
+        return InstrumentationScope(
+            scope.name, scope.version, scope.schema_url, self.attributes(scope.attributes)
+        )
 
     def value(self, key: str, value: Any) -> Any:
         """The value of an attribute that is no content."""
@@ -168,6 +186,8 @@ class ForeignMask:
                 return "<CREDENTIAL>"
             return self.text(value)
         if value is None or isinstance(value, (bool, float)):
+            return value
+        if isinstance(value, int) and abs(value) < 10**9:  # a count, such as `llm.token_count.prompt`
             return value
         if is_secret_header(key):
             self._tally.of("attributes")("credential")

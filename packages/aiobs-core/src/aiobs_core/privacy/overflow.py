@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-FOLDER_NAME: Final = "content"
-MAX_CHARS: Final = 10_000_000
+CONTENT_FOLDER: Final = "content"
+MAX_CHARS: Final = 10_000_000  # of one text
 
 
 def is_longer(value: Any, max_chars: int) -> bool:
-    """Whether a text in a JSON value, or its JSON as a whole, is longer than an attribute may hold."""
+    """Whether a text in a JSON value is longer than that; keys and the JSON as a whole do not count."""
     if isinstance(value, str):
         return len(value) > max_chars
     if isinstance(value, Mapping):
@@ -26,7 +26,7 @@ def put_aside(folder: Path, name: str, content: Mapping[str, Any]) -> str:
 
     Args:
         folder: The store's.
-        name: Unique for the span.
+        name: Of the file, without its ending: unique for the span, and safe to be part of a path.
         content: Attributes, masked.
 
     Returns:
@@ -35,11 +35,11 @@ def put_aside(folder: Path, name: str, content: Mapping[str, Any]) -> str:
     Raises:
         OSError: If it cannot be written.
     """
-    target = folder / FOLDER_NAME / f"{name}.json"
+    target = folder / CONTENT_FOLDER / f"{name}.json"
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = target.with_suffix(".tmp")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
         json.dump(dict(content), file, ensure_ascii=False)
     draft.replace(target)
-    return f"{FOLDER_NAME}/{target.name}"
+    return f"{CONTENT_FOLDER}/{target.name}"

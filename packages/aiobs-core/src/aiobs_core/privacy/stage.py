@@ -179,14 +179,16 @@ class Privacy:
             if (digest := self._users[key]) is not None:
                 found[semconv.USER_ID] = digest
         elif mode == "masked":
-            found[semconv.USER_ID] = rules.masker.text(user[:256], tally.of("user_id"))
+            found[semconv.USER_ID] = rules.masker.text(user, tally.of("user_id"), max_chars=256)
         elif mode == "full":
             found[semconv.USER_ID] = user[:256]
 
     def exception(self, run: Run) -> dict[str, str]:
         """Message and stack of the error that ended a run, as far as its policy lets them out."""
         error, rules = run.error, run.rules
-        if error is None or rules is None or run.tally is None:
+        if (
+            error is None or rules is None or run.tally is None or run.error_type is None
+        ):  # a pause is no error
             return {}
         return self.exception_texts(
             {
@@ -207,6 +209,10 @@ class Privacy:
         return {name: text[:most] for name, text in texts.items()} if mode == "full" else {}
 
     # --- other instrumentations -------------------------------------------------------------------------------------
+
+    def foreign_mask(self, rules: Rules, tally: Tally) -> ForeignMask:
+        """For what an application puts on a span, whether aiobs or another instrumentation made it."""
+        return ForeignMask(rules, tally, max_chars=self._settings.content_max_chars)
 
     def masked_span(self, span: ReadableSpan, policy: str | None) -> ReadableSpan:
         """The span of another instrumentation as it may leave."""
@@ -236,11 +242,11 @@ class Privacy:
 
     # --- attributes -------------------------------------------------------------------------------------------------
 
-    def text(self, name: str, text: str, rules: Rules, tally: Tally) -> str:
+    def text(self, name: str, text: str, rules: Rules, tally: Tally, *, max_chars: int | None = None) -> str:
         """The value of an attribute, with what the detectors of the policy find in it replaced."""
         if _OPAQUE.fullmatch(text) or (name in _OF_PROVIDERS and _ID.fullmatch(text)) or name in _ADDRESSES:
             return text
-        return rules.masker.text(text, tally.of(_ATTRIBUTES))
+        return rules.masker.text(text, tally.of(_ATTRIBUTES), max_chars=max_chars)
 
     def close(self, tally: Tally, rules: Rules, attributes: dict[str, Any]) -> None:
         """Note in a span what was masked in it, and count it."""

@@ -20,7 +20,7 @@ from aiobs_core._run import Run
 from aiobs_core._span import class_name
 from aiobs_core._version import __version__
 from aiobs_core.privacy.content import Rules, Tally
-from aiobs_core.privacy.foreign import ForeignSpan
+from aiobs_core.privacy.foreign import ForeignMask, ForeignSpan
 from aiobs_core.privacy.stage import Privacy
 from aiobs_core.signals import ai_agent, gen_ai, openinference
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from aiobs_core._settings import Settings
 
 _MAX_CHARS: Final = 4_096
+_MAX_READ: Final = 16_384
+_MIN_NUMBER: Final = 10**8  # fewer digits are no card, account or person
 _MAX_ITEMS: Final = 128
 _MAX_INT: Final = (1 << 63) - 1
 _MIN_INT: Final = -(1 << 63)
@@ -96,13 +98,14 @@ class Renderer:
         """The exportable form of one run: whatever text is in it has passed the detectors of the run's policy."""
         span, operation, privacy = run.span, run.operation, self._privacy
         rules, tally = run.rules or privacy.rules(), run.tally or Tally()
+        theirs = privacy.foreign_mask(rules, tally)
         attributes: dict[str, Any] = {}
         for add in self._dialects:
             add(run, attributes)
         attributes.update(operation.attributes)
         attributes.update(run.outcome.attributes)
         if span.attributes:
-            attributes.update(without_text(span.attributes) or {})
+            attributes.update(theirs.attributes(without_text(span.attributes)))
         attributes.update(run.extra)
         for key in self._metadata_keys:
             if key in operation.metadata:
@@ -115,14 +118,15 @@ class Renderer:
             leaving.update(run.content)
             if self._adds_openinference:
                 openinference.add_content(run, leaving)
-        name = safe.text("", _text(span.name_override) if span.name_override is not None else _name_of(run))
-        events, links = self._events(run, safe), _links(run.links, safe) if run.links else ()
+        named = _name_of(run) if span.name_override is None else _text(span.name_override, _MAX_READ)
+        name = safe.text("", named)
+        events, links = self._events(run, safe, theirs), _links(run.links, safe, theirs) if run.links else ()
         if tally.found:
             privacy.close(tally, rules, leaving)
         make = _RenderedRoot if span.is_local_root else RenderedSpan
         return make(
             name,
-            span.own_context(),
+            theirs.context(span.own_context()),
             run.parent,
             self._resource,
             leaving,
@@ -135,14 +139,14 @@ class Renderer:
             instrumentation_scope=self._scope(span.scope),
         )
 
-    def _events(self, run: Run, safe: Safe) -> Sequence[Event]:
+    def _events(self, run: Run, safe: Safe, theirs: ForeignMask) -> Sequence[Event]:
         span = run.span
         if not span.events and not run.outcome.events and run.error is None:
             return ()
         events = [
             Event(
-                safe.text("", _text(name)),
-                safe.attributes(without_text(given) or {}),
+                safe.text("", _text(name, _MAX_READ)),
+                safe.attributes(theirs.attributes(without_text(given), name if type(name) is str else "")),
                 at_ns if type(at_ns) is int and 0 <= at_ns <= _MAX_INT else span.end_ns,
             )
             for name, at_ns, given in span.events or ()
@@ -163,7 +167,7 @@ class Renderer:
 
 def _name_of(run: Run) -> str:
     try:
-        return _text(gen_ai.span_name(run))
+        return _text(gen_ai.span_name(run), _MAX_READ)
     except Exception:  # noqa: BLE001 (a str subclass that raises when it is put into a text: the span matters more)
         return run.kind.value
 
@@ -188,8 +192,11 @@ def without_text(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return {key: value for key, value in given.items() if key not in _EXCEPTION_TEXT}
 
 
-def _links(links: Sequence[Link], safe: Safe) -> Sequence[Link]:
-    return [Link(link.context, safe.attributes(without_text(link.attributes) or {})) for link in links]
+def _links(links: Sequence[Link], safe: Safe, theirs: ForeignMask) -> Sequence[Link]:
+    return [
+        Link(theirs.context(link.context), safe.attributes(theirs.attributes(without_text(link.attributes))))
+        for link in links
+    ]
 
 
 # --- values that every exporter can encode ------------------------------------------------------------------------
@@ -211,7 +218,12 @@ class Safe:
         return (
             value
             if value in self._known
-            else self._privacy.text(name, _text(value), self._rules, self._tally)
+            else _text(
+                # First masked, then cut: half of an address is none to find.
+                self._privacy.text(
+                    name, _text(value, _MAX_READ), self._rules, self._tally, max_chars=_MAX_CHARS
+                )
+            )
         )
 
     def attributes(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -226,6 +238,8 @@ class Safe:
             elif kind is int:
                 if not _MIN_INT <= value <= _MAX_INT:
                     del out[key]
+                elif value >= _MIN_NUMBER:
+                    out[key] = self._number(key, value)
             elif kind is float:
                 if not math.isfinite(value):
                     del out[key]
@@ -236,6 +250,11 @@ class Safe:
                 else:
                     out[key] = mended
         return out
+
+    def _number(self, key: str, value: int) -> Any:
+        """A number, or the tag of what it is: cards and accounts are numbers to some applications."""
+        (masked,) = self._rules.masker.value({key: value}, self._tally.of("attributes")).values()
+        return masked
 
     def _mended(self, key: str, value: object) -> Any:
         if type(value) is tuple or type(value) is list:
@@ -249,20 +268,24 @@ class Safe:
             return None
         if first is str:
             return tuple([self.text(key, item) for item in values])
-        if first is bool or first is int:
-            return tuple(item for item in values if _MIN_INT <= item <= _MAX_INT)
+        if first is bool:
+            return tuple(values)
+        if first is int:
+            kept = [item for item in values if _MIN_INT <= item <= _MAX_INT]
+            masked = [self._number(key, item) if item >= _MIN_NUMBER else item for item in kept]
+            return tuple(masked if masked == kept else map(str, masked))  # of one type, as OTLP asks
         if first is float:
             return tuple(item for item in values if math.isfinite(item))
         return None
 
 
-def _text(value: object) -> str:
+def _text(value: object, max_chars: int = _MAX_CHARS) -> str:
     if (
         type(value) is not str
     ):  # a member of an enum; a subclass of str could do anything when its text is asked for
         value = value.value if isinstance(value, Enum) and type(value.value) is str else "unnamed"
-    if len(value) > _MAX_CHARS:
-        value = value[: _MAX_CHARS - 1] + "…"
+    if len(value) > max_chars:
+        value = value[: max_chars - 1] + "…"
     if not value.isascii():
         value = value.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be encoded
     return value

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from aiobs_core import semconv
 from aiobs_core._health import Health
+from aiobs_core.privacy.overflow import CONTENT_FOLDER
 from aiobs_core.store import schema
 from aiobs_core.store.blocks import read_block
 
-CONTENT_REF: Final = "ai.agent.content.ref"
-CONTENT_FOLDER: Final = "content"
 SLICE_TRACES: Final = 20
 _SLICE_SPANS: Final = 1_000  # so that a slice of large traces keeps the lock no longer than one of small ones
 _PERIOD_S: Final = 600.0
@@ -75,7 +75,7 @@ class Deletion:
         folder: Path,
         *,
         health: Health,
-        content_ref_attribute: str = CONTENT_REF,
+        content_ref_attribute: str = semconv.CONTENT_REF,
     ) -> None:
         self._connection = connection
         self._folder = folder

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from aiobs_core import semconv
 from aiobs_core._health import Health
 from aiobs_core.store import schema
-from aiobs_core.store.deletion import CONTENT_REF, Deletion, expired, traces_of
+from aiobs_core.store.deletion import Deletion, expired, traces_of
 from aiobs_core.store.reader import LAST, Store, UnknownTraceError
 from aiobs_core.store.rows import user_of
 from aiobs_core.store.spool import ingest, spool_files, take
@@ -59,7 +59,7 @@ def erase(
     users: Collection[str] = (),
     trace_id: str | None = None,
     before_ns: int | None = None,
-    content_ref_attribute: str = CONTENT_REF,
+    content_ref_attribute: str = semconv.CONTENT_REF,
 ) -> Erased:
     """Delete traces from the store in `folder`, and their bytes from its files; one of the three says which.
 

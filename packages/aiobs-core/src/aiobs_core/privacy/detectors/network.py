@@ -14,7 +14,7 @@ _IPV6: Final = re.compile(
     r"(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?![0-9A-Za-z:])"
 )
 _VERSION_WORDS: Final = re.compile(
-    r"(?i)(?:\bv|version|release|ver\.?|build|firmware|section|chapter|§|버전|릴리스|절)[\"':= ]{0,4}$"
+    r"(?i)(?:\b(?:v|version|release|ver\.?|build|firmware|section|chapter)|§|버전|릴리스|절)[\"':= ]{0,4}$"
 )
 _MAC: Final = re.compile(
     r"(?<![0-9A-Za-z:\-])[0-9A-Fa-f]{2}([:\-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Za-z:\-])"
@@ -24,7 +24,7 @@ _MAC_OF_CISCO: Final = re.compile(
 )
 _QUADS: Final = re.compile(r"\.[0-9A-Fa-f]{4}\.")
 _USER_INFO: Final = re.compile(r"(?<=://)[^\s/@\"'<>?#\\]{1,256}(?=@)")
-_QUERY: Final = re.compile(r"[?&;]([A-Za-z0-9_.\-]{1,64})=([^&#\s\"'<>\\;]+)")
+_QUERY: Final = re.compile(r"(?:\A|[?&;])([A-Za-z0-9_.\-]{1,64})=([^&#\s\"'<>\\;]+)")
 _SECRET_PARAMETERS: Final = re.compile(
     r"(?i)(?:^|[_\-.])(?:key|apikey|token|secret|sig|signature|password|passwd|pwd|pass|auth|credential|credentials|code"
     r"|sas|jwt|session|sessionid|sid|assertion)$|(?:token|secret|apikey|password)$"
