@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import multiprocessing
 import stat
+import subprocess
 import sys
 import threading
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -187,21 +186,28 @@ def test_the_key_of_an_installation_is_refused_once_others_can_read_it(tmp_path:
         installation_keys(tmp_path)
 
 
-def _make(folder: str, start: Any, answers: Any) -> None:
-    start.wait(20)
-    answers.put(installation_keys(Path(folder)).keys)
+# New interpreters, since those of `multiprocessing` cannot import a test module; all make the key when the line comes.
+_MAKES_A_KEY = """
+import sys
+from pathlib import Path
+from aiobs_core.privacy.hashing import installation_keys
+sys.stdin.readline()
+print(installation_keys(Path(sys.argv[1])).keys[0].decode())
+"""
 
 
 def test_racing_processes_make_one_key(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Barrier(8), context.Queue()
-    processes = [context.Process(target=_make, args=(str(tmp_path), start, answers)) for _ in range(8)]
-    for process in processes:
-        process.start()
-    keys = {answers.get(timeout=60) for _ in processes}
-    for process in processes:
-        process.join(20)
+    command = [sys.executable, "-c", _MAKES_A_KEY, str(tmp_path)]
+    racing = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(8)
+    ]
+    for process in racing:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    keys = {process.communicate(timeout=60)[0] for process in racing}
     assert len(keys) == 1
+    assert len(keys.pop().strip()) == 64
     assert [file.name for file in tmp_path.iterdir()] == ["hash.key"]
 
 

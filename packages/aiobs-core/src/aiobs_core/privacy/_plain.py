@@ -28,9 +28,9 @@ def _plain(value: object, depth: int) -> Any:
     if type(value) is str or type(value) is int:
         return value if isinstance(value, str) or abs(value) < _MAX_INT else "<large number>"
     if isinstance(value, str):
-        return str.__str__(value)
+        return str.__str__(value)  # of a subclass: without code of its own
     if isinstance(value, (int, float)):
-        number = float(value)
+        number = float(value)  # of a subclass of int, too, whose repr may be anything
         return number if math.isfinite(number) else str(number)
     if depth >= _MAX_DEPTH:
         return "<deeper>"
@@ -38,12 +38,7 @@ def _plain(value: object, depth: int) -> Any:
         return f"<{len(value)} bytes>"
     if type(value) is dict or isinstance(value, Mapping):
         items = list(value.items())
-        found = {
-            str(key) if isinstance(key, (str, int, float)) else f"<{type(key).__name__}>": _plain(
-                item, depth + 1
-            )
-            for key, item in items[:_MAX_ITEMS]
-        }
+        found = {_name(key): _plain(item, depth + 1) for key, item in items[:_MAX_ITEMS]}
         if len(items) > _MAX_ITEMS:
             found["…"] = f"{len(items) - _MAX_ITEMS} more"
         return found
@@ -54,10 +49,14 @@ def _plain(value: object, depth: int) -> Any:
     return _object(value, depth)
 
 
+def _name(key: object) -> str:
+    return str(key) if isinstance(key, (str, int, float)) else f"<{type(key).__name__}>"
+
+
 def _object(value: object, depth: int) -> Any:
-    """Public fields of data classes and models of pydantic, whose secrets have classes of their own."""
+    """Public fields of a data class or a pydantic model, read past its properties; else the name of its class."""
     cls = type(value)
-    if cls.__name__ in {"SecretStr", "SecretBytes", "Secret"}:
+    if cls.__name__ in {"SecretStr", "SecretBytes", "Secret"}:  # pydantic's
         return "<CREDENTIAL>"
     names = getattr(cls, "model_fields", None) or getattr(cls, "__dataclass_fields__", None)
     fields = getattr(value, "__dict__", None)

@@ -14,7 +14,7 @@ else:
     import sre_constants as constants
     import sre_parse as parser
 
-_MANY: Final = 1_000
+_UNBOUNDED_REPEATS: Final = 1_000  # and more: as good as without a bound
 _REPEATS: Final = {constants.MAX_REPEAT, constants.MIN_REPEAT}
 _SOME: Final = frozenset([*map(chr, range(256)), "가", "字"])  # stand for all characters
 _CATEGORIES: Final = {
@@ -32,7 +32,11 @@ def slow_part(pattern: str) -> str | None:
     """What makes a pattern slow on some text, in words; None if nothing does.
 
     A repetition of what can be read in two ways, such as `(a+)+`, `(aa?)+` or `(a|ab?)+`, takes exponential time; three
-    unbounded repetitions in a row cubic.
+    unbounded repetitions in a row cubic. In doubt a pattern counts as slow: only the first character of what may come next
+    is compared.
+
+    Args:
+        pattern: Python's syntax, and valid.
     """
     return _slow(parser.parse(pattern), inside=False)
 
@@ -40,7 +44,7 @@ def slow_part(pattern: str) -> str | None:
 def _slow(parts: Any, *, inside: bool) -> str | None:
     in_a_row = 0
     for code, argument in parts:
-        is_unbounded = code in _REPEATS and argument[1] >= _MANY
+        is_unbounded = code in _REPEATS and argument[1] >= _UNBOUNDED_REPEATS
         if is_unbounded:
             in_a_row += 1
             if inside:
@@ -65,7 +69,12 @@ def _children(argument: Any) -> Iterator[Any]:
 
 
 def _is_ambiguous(parts: Sequence[_Part], after: frozenset[str]) -> bool:
-    """Whether a sequence, with one of some characters after it, can go on in two ways at some character."""
+    """Whether a sequence can go on in two ways at some character.
+
+    Args:
+        parts: The sequence.
+        after: Characters that may follow it.
+    """
     for at, (code, argument) in enumerate(parts):
         rest = _first(parts[at + 1 :])
         following = (rest - {""}) | (after if "" in rest else frozenset())
@@ -113,7 +122,7 @@ def _first_of(part: _Part) -> frozenset[str]:
         return frozenset([""])
     children = list(_children(argument))
     if not children:
-        return _SOME | {""}  # a reference to a group
+        return _SOME | {""}  # a reference to a group, of which anything may be so
     found = frozenset().union(*(_first(child) for child in children))
     may_be_left_out = isinstance(argument[0], int) and code is not constants.SUBPATTERN and argument[0] == 0
     return found | {""} if may_be_left_out else found

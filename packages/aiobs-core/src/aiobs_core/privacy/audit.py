@@ -25,9 +25,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from aiobs_core.privacy.keys import audit_key_id
+
 _START: Final = "0" * 64
-_LONGEST_LINE_BYTES: Final = 1 << 20
-_MOST_PROBLEMS: Final = 100
+_MAX_LINE_BYTES: Final = 1 << 20
+_MAX_PROBLEMS: Final = 100
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 _HASH: Final = '"[0-9a-f]{64}"'
 _HEAD: Final = rf'\{{"key":"[0-9a-f]{{6}}","mac":{_HASH},"seal":{_HASH},"seq":(0|[1-9][0-9]{{0,14}})\}}'
@@ -53,6 +55,7 @@ class Verdict:
 
     @property
     def is_intact(self) -> bool:
+        """Whether nothing speaks for tampering."""
         return not self.problems
 
 
@@ -85,7 +88,7 @@ class AuditLog:
             TypeError: If the facts hold what JSON cannot.
             ValueError: If the facts hold NaN or infinity, or make the record longer than 1 MiB.
         """
-        # There and back again: keys that are no strings sort otherwise once they are
+        # There and back again: keys that are no strings sort otherwise once they are.
         plain: dict[str, object] = json.loads(json.dumps(dict(facts), allow_nan=False))
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _BINARY, 0o600)
@@ -116,7 +119,7 @@ class AuditLog:
             record["head_found"] = head.fields if head else None
         mac = _compute_mac(self._key, record)
         line = _encode({**record, "mac": mac}) + b"\n"
-        if len(line) > _LONGEST_LINE_BYTES:
+        if len(line) > _MAX_LINE_BYTES:
             raise ValueError(f"audit record {kind!r}: {len(line)} bytes, at most 1 MiB; not written")
         _write_whole(fd, line if is_ended else b"\n" + line, size_bytes)
         os.fsync(fd)  # else a power cut may leave a head that names a record which was lost
@@ -136,9 +139,7 @@ class AuditLog:
 
 
 def verify(path: Path, keys: Sequence[bytes], *, expect: str | None = None) -> Verdict:
-    """Check a log from its first line to its last, in linear time and little memory, even while others append.
-
-    A bad log is a verdict, never an exception.
+    """Check a log from first line to last, in linear time, even while others append; a bad one is a verdict, no error.
 
     Args:
         path: The log.
@@ -155,7 +156,7 @@ def verify(path: Path, keys: Sequence[bytes], *, expect: str | None = None) -> V
     check = _Check([_derive_key(key) for key in keys], raw_head, _parse(raw_head or b"", _is_head), expect)
     try:
         with path.open("rb") as log:
-            while piece := log.readline(_LONGEST_LINE_BYTES):
+            while piece := log.readline(_MAX_LINE_BYTES):
                 check.take(piece)
     except FileNotFoundError:
         if raw_head is None and expect is None:
@@ -206,7 +207,7 @@ class _Check:
 
     def add_problem(self, text: str) -> None:
         self.problem_count += 1
-        if len(self.problems) < _MOST_PROBLEMS:
+        if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(text)
 
     def take(self, piece: bytes) -> None:
@@ -236,7 +237,7 @@ class _Check:
         key_id = record.fields["key"]
         if key_id not in self.unknown_keys:  # one problem for all its records
             self.report(objection)
-        if all(key_id != key.id for key in self.keys) and len(self.unknown_keys) < _MOST_PROBLEMS:
+        if all(key_id != key.id for key in self.keys) and len(self.unknown_keys) < _MAX_PROBLEMS:
             self.unknown_keys.add(key_id)
         if record.seq == self.seq + 1 and record.fields["prev"] == self.mac:
             self.seq, self.mac = record.seq, record.mac  # `append` went on from it
@@ -263,7 +264,7 @@ class _Check:
         if skipped := range(self.seq + 1, record.seq):
             which = f"record {skipped[0]}" if len(skipped) == 1 else f"records {skipped[0]} to {skipped[-1]}"
             self.report(f"{which} missing before record {record.seq}: removed or moved")
-            self.gaps += [skipped] if len(self.gaps) < _MOST_PROBLEMS else []
+            self.gaps += [skipped] if len(self.gaps) < _MAX_PROBLEMS else []
         elif record.fields["prev"] != self.mac:
             self.report(f"record {record.seq} does not follow the one that stands before it")
         if self.head and record.seq == self.head.seq and record.mac != self.head.mac:
@@ -307,8 +308,7 @@ class _Check:
 def _derive_key(key: bytes) -> _Key:
     if not key:
         raise ValueError("audit key: expected secret bytes, got none")
-    key_id = hmac.digest(key, b"aiobs audit key id", "sha256").hex()[:6]
-    return _Key(key_id, hmac.digest(key, b"aiobs audit", "sha256"))
+    return _Key(audit_key_id(key), hmac.digest(key, b"aiobs audit", "sha256"))
 
 
 def _encode(fields: object) -> bytes:

@@ -16,7 +16,7 @@ from aiobs_core import semconv
 from aiobs_core.privacy.policy import DETECTORS, CustomDetector, Policy
 
 _READABLE: Final = ("masked", "full")
-_MAX_WORDS: Final = 500
+_MAX_WORDS: Final = 500  # of one detector; they are one pattern, which every text is searched for
 # Of Python's regular expressions, what those of Go lack or mean otherwise.
 _NOT_IN_GO: Final = re.compile(
     r"\\[1-9ZuUN]|\(\?(?:[=!>(#]|<[=!]|P=|[a-zA-Z]*[aLux])|[*+?}]\+|\{,|\{\d{4,}|\{\d*,\d{4,}"
@@ -24,9 +24,12 @@ _NOT_IN_GO: Final = re.compile(
 
 
 class _Rule(NamedTuple):
+    """One replacement of what a pattern finds."""
+
     detector: str
     pattern: str
     keeps_first_group: bool = False  # such as the name in `password=…`
+    is_dropped: bool = False  # nothing stands in its place
 
 
 _NAMES: Final = (
@@ -149,13 +152,18 @@ def collector_config(
 
     Args:
         policy: Says which detectors are on.
-        modes: Mode of each field of content on spans, after every override.
+        modes: Mode of each of `policy.FIELDS` on spans, after every override.
         logs_modes: The same on logs; those of spans if None.
 
     Returns:
-        YAML with `processors: redaction/aiobs, transform/aiobs`, for the contrib distribution from 0.120 on.
+        YAML with `processors: transform/aiobs, redaction/aiobs`, for the contrib distribution from 0.120 on. It names what
+        had to be left out.
+
+    Raises:
+        KeyError: If the modes lack a field.
     """
-    on_spans, on_logs = _withheld(modes), _withheld(modes if logs_modes is None else logs_modes)
+    logs_modes = modes if logs_modes is None else logs_modes
+    on_spans, on_logs = _withheld(modes), _withheld(logs_modes)
     rules, left_out = _rules_of(policy)
     blocked_keys = [f"^(?:{key})\\z" for key in on_spans if key in on_logs] + [_SECRET_HEADERS]
     lines = [
@@ -164,10 +172,10 @@ def collector_config(
         "  transform/aiobs:",
         "    error_mode: ignore",
         "    trace_statements:",
-        *_group("span", [*_deletions("span", on_spans, modes), *_span_texts(rules, modes)]),
-        *_group("spanevent", [*_deletions("spanevent", on_spans, modes), *_of_attributes("spanevent", rules)]),
+        *_group("span", [*_deletions("span", on_spans, modes), *_span_statements(rules, modes)]),
+        *_group("spanevent", [*_deletions("spanevent", on_spans, modes), *_attribute_statements("spanevent", rules)]),
         "    log_statements:",
-        *_group("log", [*_deletions("log", on_logs, logs_modes or modes), *_log_texts(rules, on_logs)]),
+        *_group("log", [*_deletions("log", on_logs, logs_modes), *_log_statements(rules, on_logs)]),
         "  redaction/aiobs:",
         "    allow_all_keys: true",
         "    ignored_keys:",
@@ -213,7 +221,7 @@ def _rules_of(policy: Policy) -> tuple[list[_Rule], list[str]]:
             left_out += [] if is_whole else [custom.name]
     drops = {name for name, how in policy.detectors.items() if how == "drop"}
     drops.update(custom.name for custom in policy.custom if custom.replacement == "drop")
-    return [rule._replace(detector="") if rule.detector in drops else rule for rule in rules], left_out
+    return [rule._replace(is_dropped=rule.detector in drops) for rule in rules], left_out
 
 
 def _custom_patterns(custom: CustomDetector) -> tuple[list[str], bool]:
@@ -251,14 +259,15 @@ def _deletions(context: str, withheld: Sequence[str], modes: Mapping[str, str]) 
             )
 
 
-def _of_attributes(context: str, rules: Sequence[_Rule]) -> Iterator[str]:
+def _attribute_statements(context: str, rules: Sequence[_Rule]) -> Iterator[str]:
     for rule in rules:
-        if rule.detector != "ip":  # left to redaction, which can leave the addresses of services alone
+        # Addresses are left to redaction, which can leave those of services alone, but cannot drop any.
+        if rule.detector != "ip" or rule.is_dropped:
             yield f'replace_all_patterns({context}.attributes, "value", {_literal(rule.pattern)}, {_replacement(rule)})'
 
 
-def _span_texts(rules: Sequence[_Rule], modes: Mapping[str, str]) -> Iterator[str]:
-    yield from _of_attributes("span", rules)
+def _span_statements(rules: Sequence[_Rule], modes: Mapping[str, str]) -> Iterator[str]:
+    yield from _attribute_statements("span", rules)
     shows_errors = modes["exceptions"] in _READABLE
     if not shows_errors:
         yield 'set(span.status.message, "")'
@@ -267,18 +276,18 @@ def _span_texts(rules: Sequence[_Rule], modes: Mapping[str, str]) -> Iterator[st
             yield f"replace_pattern({target}, {_literal(rule.pattern)}, {_replacement(rule)})"
 
 
-def _log_texts(rules: Sequence[_Rule], withheld: Sequence[str]) -> Iterator[str]:
+def _log_statements(rules: Sequence[_Rule], withheld: Sequence[str]) -> Iterator[str]:
     if "content" in withheld:
         name = 'log.attributes["event.name"]'
         events = _literal(r"^gen_ai\.(?:(?:user|system|assistant|tool)\.message|choice)\z")
         yield f'set(log.body, "") where IsString(log.body) and {name} != nil and IsMatch({name}, {events})'
-    yield from _of_attributes("log", rules)
+    yield from _attribute_statements("log", rules)
     for rule in rules:
         yield f"replace_pattern(log.body, {_literal(rule.pattern)}, {_replacement(rule)}) where IsString(log.body)"
 
 
 def _replacement(rule: _Rule) -> str:
-    tag = f"<{rule.detector.upper()}>" if rule.detector else ""
+    tag = "" if rule.is_dropped else f"<{rule.detector.upper()}>"
     return _literal(f"${{1}}{tag}" if rule.keeps_first_group else tag)
 
 

@@ -15,21 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core.cli import SubParsers, _complain, _positive, _print_json, _safe
+from aiobs_core.privacy.policy import CONTENT_FIELDS, Mode, Policy, PolicyError, read_policy
 
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
     from aiobs_core.privacy.audit import Verdict
     from aiobs_core.privacy.hashing import Hasher, HashKeys
     from aiobs_core.privacy.masker import Masker
-    from aiobs_core.privacy.policy import Mode, Policy
 
 _WRONG_CALL: Final = 2
 _KEYED: Final = ("pseudonym", "prefix_hash")
 _MAX_LINES_SHOWN: Final = 10
 _ROLES: Final = {"prompts": "user", "completions": "assistant", "system": "system"}
-_HASHED_FIELDS: Final = (
-    "user_id", "prompts", "completions", "system", "tool_arguments", "tool_results", "documents", "embeddings",
-)  # fmt: skip
+_HASHED_FIELDS: Final = ("user_id", *CONTENT_FIELDS)
 
 
 def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
@@ -212,7 +210,6 @@ def _with_policy(
 ) -> int:
     """Run a command under the policy that `--policy` names, else the one in force."""
     from aiobs_core._settings import Settings
-    from aiobs_core.privacy.policy import PolicyError, read_policy
 
     settings = Settings.load()
     if arguments.policy is None:
@@ -272,10 +269,14 @@ def _facts(policy: Policy, settings: Settings) -> dict[str, Any]:
         "policy": policy.as_data(),
         "fingerprint": policy.fingerprint,
         "modes": _modes_data(policy, settings),
-        "retention_days": settings.retention_days or policy.retention_days,
+        "retention_days": _retention_days(policy, settings),
         "key_id": _hasher(settings).key_id if has_key(settings) else None,
         "key_source": key_source(settings),
     }
+
+
+def _retention_days(policy: Policy, settings: Settings) -> float | None:
+    return settings.retention_days or policy.retention_days
 
 
 def _modes_data(policy: Policy, settings: Settings) -> dict[str, dict[str, str]]:
@@ -286,7 +287,7 @@ def _modes_data(policy: Policy, settings: Settings) -> dict[str, dict[str, str]]
 def _policy_lines(policy: Policy, settings: Settings) -> Iterator[str]:
     from aiobs_core.privacy.keys import has_key, key_source
 
-    days = settings.retention_days or policy.retention_days
+    days = _retention_days(policy, settings)
     key = _hasher(settings).key_id if has_key(settings) else "none yet, made on first use"
     yield f"policy     {_headline(policy)}"
     yield f"hash key   {key} ({key_source(settings)})"
@@ -328,11 +329,9 @@ def _as_hashed(field: str, text: str) -> str:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return (
-        value
-        if isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    )
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _privacy_collector(policy: Policy, settings: Settings, _: argparse.Namespace) -> int:

@@ -12,12 +12,15 @@ from aiobs_core.privacy.detectors import Find, Span
 if TYPE_CHECKING:
     from aiobs_core.privacy.policy import CustomDetector
 
-_WORD: Final = re.compile(r"[A-Za-z0-9_\u00c0-\u024f]+")  # Korean particles are attached, and not part of it
+_LATIN: Final = (
+    r"[A-Za-z0-9_\u00c0-\u024f]"  # not \w: Korean particles are attached to a word, and no part of it
+)
+_WORD: Final = re.compile(f"{_LATIN}+")
 _ENTITIES: Final = {"person": "PERSON", "location": "LOCATION"}
 
 
 def custom_finder(detector: CustomDetector) -> Find:
-    """Finds what a detector of the user's own describes."""
+    """Finds what a detector of the user's own describes: first by its pattern, then by its words."""
     pattern = None if detector.regex is None else re.compile(detector.regex)
     in_words = _word_finder(detector.words)
 
@@ -39,9 +42,7 @@ def _word_finder(words: Sequence[str]) -> Find:
         first = _WORD.match(word)
         if word.isascii() and first is not None:
             phrase = r"\s+".join(map(re.escape, word.split()))
-            by_first[first[0].lower()].append(
-                re.compile(phrase + r"(?![A-Za-z0-9_\u00c0-\u024f])", re.IGNORECASE)
-            )
+            by_first[first[0].lower()].append(re.compile(f"{phrase}(?!{_LATIN})", re.IGNORECASE))
         else:
             by_start[word[0]].append(word)
 
@@ -64,6 +65,9 @@ def _word_finder(words: Sequence[str]) -> Find:
 
 def named_entity_finders(wanted: Container[str]) -> dict[str, Find]:
     """Finders of names and places by Microsoft's Presidio (`aiobs-core[presidio]`), if the policy wants any.
+
+    Args:
+        wanted: Names of the detectors that are on.
 
     Raises:
         ImportError: If one is wanted and Presidio is not installed.

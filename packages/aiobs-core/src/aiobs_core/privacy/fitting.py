@@ -14,7 +14,7 @@ def fitted(value: Any, max_chars: int) -> str:
     """The JSON text of a value that is masked already; texts in it are cut, items left out, until it fits.
 
     Args:
-        value: Plain JSON; tuples are left whole, whatever their length.
+        value: As `plain` makes it.
         max_chars: Of the JSON text. What does not fit even when its texts are short is left out, and counted.
     """
     text = _json(value)

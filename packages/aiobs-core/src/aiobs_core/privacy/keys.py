@@ -1,7 +1,8 @@
-"""Which keys the hashes are made with, and where they come from."""
+"""Which keys hashes are made and the audit log is sealed with, where they come from, and how the log names them."""
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,9 @@ _FILE_NAME: Final = "hash.key"  # as `installation_keys` names it
 
 def keys_in_force(settings: Settings) -> HashKeys:
     """The keys that the settings give, else those of this installation, made on first use.
+
+    Returns:
+        `NO_KEYS` where a setting was given and is invalid: privacy fails closed, no other key takes its place.
 
     Raises:
         ValueError: If the key of this installation is there and cannot be used.
@@ -46,10 +50,14 @@ def has_key(settings: Settings) -> bool:
     return _given(settings) is not None or installation_key_file().exists()
 
 
+def audit_key_id(key: bytes) -> str:
+    """Six hexadecimal digits by which the audit log names its key; not those that hashes name the same key by."""
+    return hmac.digest(key, b"aiobs audit key id", "sha256").hex()[:6]
+
+
 def _given(settings: Settings) -> HashKeys | None:
     return settings.hash_key if settings.hash_key is not None else settings.hash_key_file
 
 
 def _installation_folder() -> Path:
-    # Where the user's data folder is, is a convention of the platform, not a setting of aiobs.
-    return user_data_folder(os.environ) / "aiobs"  # noqa: TID251
+    return user_data_folder(os.environ) / "aiobs"  # noqa: TID251 (a convention of the platform, no setting of aiobs)

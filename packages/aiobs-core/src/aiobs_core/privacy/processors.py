@@ -38,20 +38,17 @@ _Result = TypeVar("_Result")
 _MAX_IDLE: Final = 64
 _MASKED: Final = "masked"
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
-_LARGEST: Final = 10**9  # longer numbers can be those of cards, accounts and telephones
+_TOO_LARGE: Final = 10**9  # such numbers can be those of cards, accounts and telephones
 _READABLE: Final = ("masked", "full")
-_USER_IDS: Final = frozenset({"user.id", "enduser.id", "user_id"})
+_USER_IDS: Final = frozenset({semconv.OI_USER_ID, "enduser.id", "user_id"})
 # What says of a message which kind it is, and nothing of what it says.
 _SHAPE: Final = frozenset({"role", "type", "id", "index", "finish_reason"})
-_ABOUT_CALL: Final = frozenset(
-    {
-        "event.name", "gen_ai.system", "gen_ai.provider.name", "gen_ai.operation.name", "gen_ai.request.model",
-        "gen_ai.response.model", "gen_ai.response.id", "gen_ai.conversation.id", "server.address", "error.type",
-    }
-)  # fmt: skip
-_FIELD_OF_ROLE: Final = {
-    "system": "system", "developer": "system", "assistant": "completions", "tool": "tool_results",
-}  # fmt: skip
+_ABOUT_CALL: Final = frozenset({
+    "event.name", "gen_ai.system", semconv.GEN_AI_PROVIDER_NAME, semconv.GEN_AI_OPERATION_NAME,
+    semconv.GEN_AI_REQUEST_MODEL, semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_RESPONSE_ID,
+    semconv.GEN_AI_CONVERSATION_ID, semconv.SERVER_ADDRESS, semconv.ERROR_TYPE,
+})  # fmt: skip
+_FIELD_OF_ROLE: Final = {"system": "system", "developer": "system", "assistant": "completions", "tool": "tool_results"}  # fmt: skip
 _FIELD_OF_PART: Final = {"arguments": "tool_arguments", "response": "tool_results", "result": "tool_results"}
 
 
@@ -268,6 +265,7 @@ class _LogMask:
         self._masker = rules.masker
         self._modes: Mapping[str, str] = modes_in_force(rules.policy, settings, "logs")
         self._max_chars = settings.content_max_chars
+        self._max_attribute_chars = 4 * settings.content_max_chars
 
     def apply(self, record: Any, holder: Any) -> None:
         """Put what may leave in the place of what there is; everything is masked before anything is replaced."""
@@ -286,7 +284,7 @@ class _LogMask:
 
     def text(self, text: str | None) -> str | None:
         """A text that is no content."""
-        return None if text is None else self._masker.text(text, max_chars=4 * self._max_chars)
+        return None if text is None else self._masker.text(text, max_chars=self._max_attribute_chars)
 
     def body(self, body: Any, within: str) -> Any:
         """The body of a record; that of an event that is content is content."""
@@ -294,7 +292,7 @@ class _LogMask:
             return self._content(body, within)
         if isinstance(body, Mapping):
             return self.attributes(body, "")
-        return self._masker.value(body, max_chars=4 * self._max_chars)
+        return self._masker.value(body, max_chars=self._max_attribute_chars)
 
     def attributes(self, given: Mapping[Any, Any], within: str) -> dict[str, Any]:
         """Attributes as they may leave; those of an event that is content are content, if not known to be none."""
@@ -310,7 +308,7 @@ class _LogMask:
             shown = self._hasher.hash(field, str(value)) if hashes else self._content(value, field)
             if shown is not None:
                 found[self._masker.text(name)] = shown
-        return {**self._masker.value(others, max_chars=4 * self._max_chars), **found}
+        return {**self._masker.value(others, max_chars=self._max_attribute_chars), **found}
 
     def _content(self, value: Any, field: str) -> Any:
         """Content as the mode of its field allows, without the parts of it that are of another field that does not."""
@@ -320,12 +318,14 @@ class _LogMask:
         given = value if parsed is None else parsed
         modes = {self._modes[field]}
         kept = self._kept(given, field, modes)
-        if modes - {"full"}:
+        if modes != {"full"}:
             kept = self._masker.value(kept, max_chars=self._max_chars)
-        return value if kept == given else kept if parsed is None else json.dumps(kept, ensure_ascii=False)
+        if kept == given:
+            return value  # JSON in its own notation
+        return kept if parsed is None else json.dumps(kept, ensure_ascii=False)
 
     def _kept(self, value: Any, field: str, modes: set[str]) -> Any:
-        """What of a value is readable; `modes` learns the modes by which it is."""
+        """What of a value is readable; adds to `modes` those of all fields that it has parts of."""
         if isinstance(value, Mapping):
             field = _FIELD_OF_ROLE.get(str(value.get("role")), field)
             found = dict(value)
@@ -366,7 +366,7 @@ def _numbers(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
         return {
             name: value
             for name, value in (attributes or {}).items()
-            if isinstance(value, (bool, int, float)) and abs(value) < _LARGEST and _NAME.fullmatch(name)
+            if isinstance(value, (bool, int, float)) and abs(value) < _TOO_LARGE and _NAME.fullmatch(name)
         }
     except Exception:  # noqa: BLE001 (what could not be masked may be what cannot be read)
         return {}

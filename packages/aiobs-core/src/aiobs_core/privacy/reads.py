@@ -1,4 +1,4 @@
-"""What the commands note in the audit log: who gave content out of the store, and who erased what."""
+"""Where the audit log is, and what the commands note in it: who gave content out of the store, and who erased what."""
 
 from __future__ import annotations
 
@@ -15,19 +15,8 @@ if TYPE_CHECKING:
     from aiobs_core.store.reader import StoredSpan
 
 AUDIT_FILE_NAME: Final = "audit.jsonl"
-_MAX_TRACES: Final = 32
-_CONTENT: Final = frozenset(
-    {
-        semconv.GEN_AI_INPUT_MESSAGES,
-        semconv.GEN_AI_OUTPUT_MESSAGES,
-        semconv.GEN_AI_TOOL_CALL_ARGUMENTS,
-        semconv.GEN_AI_TOOL_CALL_RESULT,
-        semconv.GEN_AI_RETRIEVAL_DOCUMENTS,
-        semconv.GEN_AI_RETRIEVAL_QUERY_TEXT,
-        semconv.EMBEDDING_TEXTS,
-    }
-)
-_OWN_PREFIX: Final = "ai.agent."  # no other of these names holds content, hashes of it among them
+_MAX_NOTED_TRACES: Final = 32
+_OWN_PREFIX: Final = "ai.agent."
 
 
 def audit_path(settings: Settings, folder: Path | None) -> Path | None:
@@ -40,7 +29,10 @@ def audit_path(settings: Settings, folder: Path | None) -> Path | None:
 
 
 def audit_in_use(settings: Settings, folder: Path | None) -> Path | None:
-    """The audit log, if there is one in the store's folder or AIOBS_AUDIT names one."""
+    """The audit log that commands add to: one that is in the store's folder already, or that AIOBS_AUDIT names.
+
+    They start none in a store whose application keeps none.
+    """
     path = audit_path(settings, folder)
     return path if path is not None and (settings.audit != "auto" or path.exists()) else None
 
@@ -51,8 +43,8 @@ def note(kind: str, facts: Mapping[str, object], settings: Settings, folder: Pat
     Args:
         kind: What was done.
         facts: Counts and names; who did it is added.
-        settings: Name the log and its key.
-        folder: The store's.
+        settings: Say where the log is, and which key seals it.
+        folder: The store's; None if there is none.
     """
     from aiobs_core.privacy.audit import AuditLog
     from aiobs_core.privacy.keys import keys_in_force
@@ -87,18 +79,23 @@ def operating_user() -> str:
 
 
 class ContentReads:
-    """The traces with content that a command has given out."""
+    """The traces with content that a command gives out. For use by one thread.
+
+    Attributes:
+        trace_count: All of them.
+        first_trace_ids: Of the first 32, so that the record stays short.
+    """
 
     def __init__(self) -> None:
         self.trace_count = 0
-        self.first_traces: list[str] = []
+        self.first_trace_ids: list[str] = []
 
     def see(self, spans: Sequence[StoredSpan]) -> None:
         """Take note of the spans of one trace, before they are given out."""
         if any(map(_holds_content, spans)):
             self.trace_count += 1
-            if len(self.first_traces) < _MAX_TRACES:
-                self.first_traces.append(spans[0].trace_id)
+            if self.trace_count <= _MAX_NOTED_TRACES:
+                self.first_trace_ids.append(spans[0].trace_id)
 
 
 @contextmanager
@@ -108,6 +105,9 @@ def noted_reads(command: str, store: str | None) -> Iterator[ContentReads]:
     Args:
         command: As it is called.
         store: Folder of the store as it was given; None is as AIOBS_STORE says.
+
+    Yields:
+        What the caller shows each trace to, before it gives it out.
     """
     from aiobs_core._settings import Settings
     from aiobs_core.store.commands import folder_of
@@ -120,7 +120,7 @@ def noted_reads(command: str, store: str | None) -> Iterator[ContentReads]:
             facts = {
                 "command": command,
                 "trace_count": reads.trace_count,
-                "trace_ids": reads.first_traces,
+                "trace_ids": reads.first_trace_ids,
             }
             settings = Settings.load()
             note("content_read", facts, settings, folder_of(store, settings))
@@ -135,6 +135,8 @@ def _holds_content(span: StoredSpan) -> bool:
 def _is_content(name: str) -> bool:
     from aiobs_core.privacy.foreign import field_of
 
-    if name in _CONTENT:
-        return True
-    return not name.startswith(_OWN_PREFIX) and field_of(name) not in {"", "user_id"}
+    if name.startswith(
+        _OWN_PREFIX
+    ):  # the others are counts and hashes, one of which is named like tool arguments
+        return name == semconv.EMBEDDING_TEXTS
+    return field_of(name) not in {"", "user_id"}

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 
 
 class Finding(NamedTuple):
-    """The values that one detector found; never the values themselves."""
+    """What one detector found; never the values themselves.
+
+    Attributes:
+        detector: Its name.
+        value_count: How many values were replaced.
+        replacement: What the policy puts in their place.
+        lines: Numbers of the lines on which they begin, from 1 on.
+    """
 
     detector: str
     value_count: int
@@ -21,7 +28,17 @@ class Finding(NamedTuple):
 
 
 def tried(masker: Masker, text: str) -> tuple[str, list[Finding]]:
-    """The text as masked, and what was found in it, by detector."""
+    """What a policy would make of a text.
+
+    JSON documents and paragraphs are masked each for itself, as texts of their own are in the process.
+
+    Args:
+        masker: Has the policy.
+        text: Of any length.
+
+    Returns:
+        The text with its values replaced, and what was found, by detector, the most frequent first.
+    """
     counts: Counter[str] = Counter()
     lines: dict[str, set[int]] = defaultdict(set)
     parts: list[str] = []

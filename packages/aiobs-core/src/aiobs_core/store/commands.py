@@ -25,7 +25,13 @@ _WRONG_CALL: Final = 2
 
 
 class _Selection(NamedTuple):
-    """Which traces are to go: for `erase`, in words, and as the audit log may know it."""
+    """Which traces are to go.
+
+    Attributes:
+        arguments: For `erase`.
+        words: For the question that is asked before.
+        facts: For the audit log, which may not know a plain id.
+    """
 
     arguments: Mapping[str, Any]
     words: str
@@ -55,6 +61,7 @@ def add_erase(commands: SubParsers[argparse.ArgumentParser]) -> None:
     which.add_argument("--trace", metavar="ID", help="one trace: first digits of its id")
     which.add_argument(
         "--before",
+        dest="before_ns",
         type=_instant_ns,
         metavar="DATE",
         help="all traces that ended before a date or date-time in ISO 8601 (local time, unless it says otherwise)",
@@ -134,7 +141,7 @@ def _erase(arguments: argparse.Namespace) -> int:
             return 1
     try:
         erased = erase(folder, health=Health(), **selection.arguments)
-    except (NoStoreError, UnknownTraceError):
+    except (NoStoreError, UnknownTraceError):  # kinds of StoreError, and nothing was deleted
         raise
     except StoreError:  # after it may have deleted some
         note("erasure", {**selection.facts, "is_complete": False, "is_compacted": False}, settings, folder)
@@ -152,19 +159,19 @@ def _selection(arguments: argparse.Namespace, settings: Settings) -> _Selection:
         facts = {"selector": "user", "user": arguments.user}
         return _Selection({"users": (arguments.user,)}, f"all traces of the user {arguments.user}", facts)
     if arguments.user_id is not None:
-        users = _names_of(arguments.user_id, settings)
+        users = _ids_of(arguments.user_id, settings)
         return _Selection({"users": users}, "all traces of that user", {"selector": "user_id"})
     if arguments.trace is not None:
         facts = {"selector": "trace", "trace": arguments.trace[:32]}
         return _Selection({"trace_id": arguments.trace}, f"the trace {arguments.trace[:32]}", facts)
-    instant = (_EPOCH + timedelta(microseconds=arguments.before // 1_000)).astimezone()
+    instant = (_EPOCH + timedelta(microseconds=arguments.before_ns // 1_000)).astimezone()
     facts = {"selector": "before", "before": instant.astimezone(timezone.utc).isoformat()}
     words = f"all traces that ended before {instant.isoformat(sep=' ')}"
-    return _Selection({"before_ns": arguments.before}, words, facts)
+    return _Selection({"before_ns": arguments.before_ns}, words, facts)
 
 
-def _names_of(user_id: str, settings: Settings) -> tuple[str, ...]:
-    """What spans may carry for a user: the hash under each key, and the id itself, which some policies let out."""
+def _ids_of(user_id: str, settings: Settings) -> tuple[str, ...]:
+    """What spans may carry for a user: a hash under each key, and the id itself, which some policies let out."""
     from aiobs_core.privacy.hashing import Hasher
     from aiobs_core.privacy.keys import keys_in_force
 

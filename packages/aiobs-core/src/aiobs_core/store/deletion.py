@@ -20,8 +20,8 @@ from aiobs_core.store.blocks import read_block
 
 SLICE_TRACES: Final = 20
 _SLICE_SPANS: Final = 1_000  # so that a slice of large traces keeps the lock no longer than one of small ones
-_PERIOD_S: Final = 600.0
-_STEP_S: Final = 0.05
+_PERIOD_S: Final = 600.0  # from one look for old runs to the next
+_STEP_S: Final = 0.05  # the longest that an export is held up
 _VACUUM_PAGES: Final = 16
 _NS_PER_S: Final = 1_000_000_000
 

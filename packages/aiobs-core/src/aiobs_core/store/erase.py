@@ -24,8 +24,9 @@ from aiobs_core.store.writer import StoreWriter
 
 PENDING_NAME: Final = "erase.pending"  # there from the first deletion until no byte is left; empty
 _PATIENCE_S: Final = 5.0
+_SPOOL_PATIENCE_S: Final = 1.0  # with one spool file
 _BUSY_TIMEOUT_MS: Final = 500  # of one try, so that the patience is kept
-_PAUSE_S: Final = 0.005  # between slices: lets a writing application in
+_PAUSE_S: Final = 0.005
 _SPOOL_PASSES: Final = 20
 _MAX_NS: Final = 2**63 - 1  # the largest integer that SQLite holds
 
@@ -78,7 +79,7 @@ def erase(
         What was deleted, and whether bytes of it remain.
 
     Raises:
-        ValueError: If not exactly one of the three is given.
+        ValueError: If not exactly one of the three is given, or a user's id is empty.
         UnknownTraceError: If no trace, or more than one, has the id.
         StoreError: If there is no store, or it cannot be written now; it may be that some traces are deleted.
     """
@@ -124,6 +125,7 @@ class _Erasure:
         return len(self._deleted)
 
     def run(self, users: Collection[str], trace_id: str | None, before_ns: int | None) -> Erased:
+        """Take the spool in, delete, and rewrite the file; also finishes what an earlier erasure had to leave."""
         was_pending = self._pending.exists()
         self._take_in_spool()
         with closing(_patiently(partial(schema.open_for_writing, self._folder))) as connection:
@@ -170,7 +172,7 @@ class _Erasure:
         has_deleted = False
         while traces := find():
             if has_deleted:
-                time.sleep(_PAUSE_S)
+                time.sleep(_PAUSE_S)  # lets a writing application in
             self._pending.touch(mode=0o600)
             done = _patiently(partial(deletion.delete, traces))
             self._deleted.update(done.traces)
@@ -240,7 +242,7 @@ class _Erasure:
 
     def _taken(self, path: Path) -> Path | None:
         """Where a spool file is now; None if it is gone."""
-        deadline_s = time.monotonic() + 1.0
+        deadline_s = time.monotonic() + _SPOOL_PATIENCE_S
         while True:
             try:
                 return take(path, self._folder)
@@ -259,9 +261,7 @@ def _compact(connection: sqlite3.Connection) -> str | None:
     for step in (_vacuum, _empty_log):
         try:
             _patiently(partial(step, connection), deadline_s)
-        except (
-            sqlite3.OperationalError
-        ) as error:  # such as a full disk; what was deleted is zeros all the same
+        except sqlite3.OperationalError as error:  # a full disk; what was deleted is zeros all the same
             reason = reason or str(error)
     return reason
 
@@ -277,8 +277,16 @@ def _empty_log(connection: sqlite3.Connection) -> None:
 
 
 def _patiently(action: Callable[[], _T], deadline_s: float | None = None) -> _T:
-    """Do it, again and again while another process has the lock, until the deadline or the end of the patience."""
-    deadline_s = deadline_s or time.monotonic() + _PATIENCE_S
+    """Do it, again and again while another process has the lock.
+
+    Args:
+        action: What needs the lock.
+        deadline_s: `time.monotonic()` at which to give up; None: `_PATIENCE_S` from now.
+
+    Raises:
+        sqlite3.OperationalError: If the lock is still held then, or for any other reason at once.
+    """
+    deadline_s = time.monotonic() + _PATIENCE_S if deadline_s is None else deadline_s
     while True:
         try:
             return action()
