@@ -54,7 +54,13 @@ def test_a_stage_is_found_by_name():
 
 
 def test_metadata_says_what_a_run_belongs_to():
-    metadata = {"aiobs_stage": "pre_process", "session_id": "S", "request_id": "R", "user_id": "U", "customer": Moody()}
+    metadata = {
+        "aiobs_stage": "pre_process",
+        "session_id": "S",
+        "request_id": "R",
+        "user_id": "U",
+        "customer": Moody(),
+    }
     assert from_metadata(metadata) == {
         "stage": Stage.PRE_PROCESS,
         "conversation_id": "S",
