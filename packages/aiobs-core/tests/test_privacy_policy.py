@@ -514,7 +514,7 @@ def test_the_switch_of_opentelemetry_is_an_upper_bound_and_a_wish(switch: str, p
             "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": switch.upper(),
             "AIOBS_CONTENT": content,
         }
-        settings = Settings.load(environ, strict=True)
+        settings = Settings.load(environ, {"privacy_policy": policy}, strict=True)
         found = modes_in_force(policy, settings, signal)
         asked = {**policy.modes(signal), **dict(settings.content)}
         where = (content, signal)
@@ -529,7 +529,7 @@ def test_the_switch_of_opentelemetry_is_an_upper_bound_and_a_wish(switch: str, p
             assert found["prompts"] == ("none" if asked["prompts"] == "none" else "hash"), where
             for name in FIELDS:
                 assert found[name] == asked[name] or asked[name] in {"masked", "full"}, where
-        elif switch and not content and not any(asked[name] in {"masked", "full"} for name in CONTENT_FIELDS):
+        elif switch and not content and policy is PRESETS["strict"]:  # an own choice is not widened
             assert found == {**asked, **dict.fromkeys(CONTENT_FIELDS, "masked")}, where
         else:
             assert found == asked, where
@@ -549,3 +549,15 @@ def test_texts_of_errors_are_kept_only_where_a_policy_may_let_them_out() -> None
     assert keeps_errors(Settings.load({"AIOBS_PRIVACY_POLICIES": "debug"}))
     assert keeps_errors(Settings.load({"AIOBS_CONTENT": "exceptions=masked"}))
     assert not keeps_errors(Settings.load({"AIOBS_PRIVACY_POLICY": "debug", "AIOBS_CONTENT": "exceptions=none"}))  # fmt: skip
+
+
+def test_what_a_request_chose_can_only_be_tightened() -> None:
+    settings = Settings.load({"AIOBS_CONTENT": "masked"})
+    assert set(modes_in_force(PRESETS["hipaa-safe-harbor"], settings, "spans").values()) == {"none"}
+    settings = Settings.load({"AIOBS_CONTENT": "none"})
+    assert modes_in_force(PRESETS["debug"], settings, "spans")["prompts"] == "none"
+
+
+def test_a_bare_off_of_yaml_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("detectors:\n  ip: off\n")
+    assert read_policy(str(tmp_path / "p.yaml")).detectors["ip"] == "off"

@@ -94,7 +94,7 @@ def _model(response: Any) -> Outcome:
         response_id=response_id(fields),
         finish_reasons=_finish_reasons(fields, more),
         attributes=attributes,
-        content=partial(messages, (response.text if said is None else said,)),
+        content=partial(messages, (response.text if said is None else said,), "assistant"),
     )
 
 
@@ -127,10 +127,10 @@ def _tool_calls(said: Any) -> Sequence[Any]:
     return calls or said.additional_kwargs.get("tool_calls") or ()
 
 
-def messages(given: Sequence[Any]) -> list[Mapping[str, object]]:
-    """Messages, or the prompt of a completion, in the JSON shape of the GenAI conventions."""
+def messages(given: Sequence[Any], role: str = "user") -> list[Mapping[str, object]]:
+    """Messages, or the text of a completion, which `role` said, in the JSON shape of the GenAI conventions."""
     return [
-        message_of("user", each)
+        message_of(role, each)
         if isinstance(each, str)
         else message_of(
             each.role.value,

@@ -138,8 +138,8 @@ class Settings:
         values.policies,
         (),
         "AIOBS_PRIVACY_POLICIES",
-        "Further policy files, separated by commas, that `using_attributes(privacy_policy=<name>)` may choose; presets "
-        "may always be chosen.",
+        "Policy files and presets, separated by commas, that `using_attributes(privacy_policy=<name>)` may choose. Unset: "
+        "the presets.",
         closed=((), "they cannot be chosen"),
     )
     content: tuple[tuple[str, str], ...] = _setting(
@@ -155,7 +155,7 @@ class Settings:
         "",
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
         "OpenTelemetry's own switch: an upper bound for readable content (`NO_CONTENT`, `SPAN_ONLY`, `EVENT_ONLY`, "
-        "`SPAN_AND_EVENT`), and where neither the policy nor `AIOBS_CONTENT` lets any out, a wish for `masked`.",
+        "`SPAN_AND_EVENT`), and with the default policy and without `AIOBS_CONTENT` a wish for `masked`.",
         closed=("no_content", "no readable content leaves until it is mended"),
     )
     content_max_chars: int = _setting(

@@ -158,9 +158,6 @@ def collector_config(
     Returns:
         YAML with `processors: transform/aiobs, redaction/aiobs`, for the contrib distribution from 0.120 on. It names what
         had to be left out.
-
-    Raises:
-        KeyError: If the modes lack a field.
     """
     logs_modes = modes if logs_modes is None else logs_modes
     on_spans, on_logs = _withheld(modes), _withheld(logs_modes)

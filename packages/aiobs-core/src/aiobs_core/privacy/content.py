@@ -139,7 +139,8 @@ class ContentReader:
         if asked is None:
             return
         modes, messages = self._modes, asked()
-        if modes["prompts"] != "none":  # beside readable prompts, too: it is what calls are found by
+        # Beside readable prompts, too, since it is what calls are found by; but not where the policy wants no hashes.
+        if modes["prompts"] != "none" and self._rules.policy.content["prompts"] != "none":
             self._add_hash("prompts", _told(messages, system=False))
         if modes["system"] == "hash":
             self._add_hash("system", _told(messages, system=True))

@@ -12,9 +12,8 @@ from aiobs_core.privacy.detectors import Find, Span
 if TYPE_CHECKING:
     from aiobs_core.privacy.policy import CustomDetector
 
-_LATIN: Final = (
-    r"[A-Za-z0-9_\u00c0-\u024f]"  # not \w: Korean particles are attached to a word, and no part of it
-)
+# Not \w: Korean particles are attached to a word, and no part of it.
+_LATIN: Final = r"[A-Za-z0-9_\u00c0-\u024f]"
 _WORD: Final = re.compile(f"{_LATIN}+")
 _ENTITIES: Final = {"person": "PERSON", "location": "LOCATION"}
 

@@ -63,6 +63,10 @@ _ENCODED: Final = re.compile(
     r"(?:%[0-9A-Fa-f]{2})+|(?:\\u[0-9A-Fa-f]{4})+|(?:\\x[0-9A-Fa-f]{2})+|\\[nrt/\"'\\]"
     rf"|&#(?:\d{{2,7}}|[xX][0-9A-Fa-f]{{2,6}});|&(?:{'|'.join(_NAMED)});"
 )
+_CLUSTER: Final = re.compile(
+    r"[\u1100-\u115f][\u1160-\u11a7]?[\u11a8-\u11ff]?|[^\u0300-\u036f][\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff]+",
+    re.DOTALL,
+)
 _ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t"}
 _MAX_LAYERS: Final = 4  # JSON in JSON in JSON, in a text that was cut and cannot be parsed any more
 
@@ -91,6 +95,8 @@ def views(text: str) -> list[View]:
     view = View(text, None)
     if not text.isascii() and not _DISGUISES.isdisjoint(text):
         view = _without_hidden(text.translate(_TO_ASCII))  # one character for one: positions stay
+    if not text.isascii() and not unicodedata.is_normalized("NFC", view.text):
+        view = _composed(view)
     found = [view]
     while len(found) <= _MAX_LAYERS and ("%" in view.text or "\\" in view.text or "&" in view.text):
         decoded = _decoded(view)
@@ -106,6 +112,26 @@ def _without_hidden(text: str) -> View:
         return View(text, None)
     kept = [at for at, character in enumerate(text) if character not in _INVISIBLE]
     return View("".join([text[at] for at in kept]), [*kept, len(text)])
+
+
+def _composed(view: View) -> View:
+    """With letters and their marks, and the parts of Korean syllables, put together, as file names of macOS have them not."""
+    text, before = view
+    characters: list[str] = []
+    origins: list[int] = []
+    at = 0
+    for match in _CLUSTER.finditer(text):
+        characters.append(text[at : match.start()])
+        origins.extend(range(at, match.start()))
+        composed = unicodedata.normalize("NFC", match[0])
+        characters.append(composed)
+        origins.extend([match.start()] * len(composed))
+        at = match.end()
+    characters.append(text[at:])
+    origins.extend(range(at, len(text) + 1))
+    if before is not None:
+        origins = [before[origin] for origin in origins]
+    return View("".join(characters), origins)
 
 
 def _decoded(view: View) -> View | None:

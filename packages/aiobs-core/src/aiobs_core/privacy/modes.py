@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from aiobs_core.privacy.policy import CLOSED, CONTENT_FIELDS, Mode, Policy, Signal
+from aiobs_core.privacy.policy import CLOSED, CONTENT_FIELDS, MODES, PRESETS, Mode, Policy, Signal
 
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
@@ -24,20 +24,23 @@ _ALLOWED: Final[Mapping[str, tuple[Signal, ...]]] = {
 def modes_in_force(policy: Policy, settings: Settings, signal: Signal) -> Mapping[str, Mode]:
     """Mode of each field on one signal.
 
-    `AIOBS_CONTENT` wins over the policy. `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is an upper bound: where it
-    allows no content, what would be readable is hashed if it is a prompt, and left out if not. Where it allows content
-    and nobody else has asked for any, it is masked. The closed policy lets nothing out, whatever else is said.
+    `AIOBS_CONTENT` wins over the policy of the process, and can only tighten one that a request chose. `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is an upper bound: where it
+    allows no content, what would be readable is hashed if it is a prompt, and left out if not. Where it allows content,
+    the policy is the default one and `AIOBS_CONTENT` says nothing, content is masked. The closed policy lets nothing out,
+    whatever else is said.
     """
     if policy is CLOSED:
         return policy.modes(signal)
     found: dict[str, Mode] = dict(policy.modes(signal))
-    found.update(settings.content)  # type: ignore[arg-type]  # its parser has checked them
+    for name, mode in settings.content:
+        if policy is settings.privacy_policy or MODES.index(mode) < MODES.index(found[name]):
+            found[name] = mode  # type: ignore[assignment]  # its parser has checked it
     allowed = _ALLOWED.get(settings.capture_message_content)
     if allowed is None:
         return found
     if signal not in allowed:
         return {name: _withheld(name, mode) for name, mode in found.items()}
-    if not any(found[name] in _READABLE for name in CONTENT_FIELDS) and not settings.content:
+    if policy is PRESETS["strict"] and policy is settings.privacy_policy and not settings.content:
         found.update(dict.fromkeys(CONTENT_FIELDS, "masked"))
     return found
 

@@ -297,6 +297,7 @@ class _Parser:
     def _detectors(self, base: Mapping[str, Replacement]) -> Mapping[str, Replacement]:
         found = dict(base)
         for name, value in self._section("detectors").items():
+            value = "off" if value is False else value  # noqa: PLW2901 (YAML reads a bare `off` as false)
             if name not in DETECTORS:
                 self._wrong(f"detectors.{name}", name, "one of the detectors " + ", ".join(DETECTORS))
             else:

@@ -45,7 +45,7 @@ class Privacy:
     def __init__(self, settings: Settings, health: Health, *, store_folder: Path | None = None) -> None:
         self._settings = settings
         self._health = health
-        self._named = {policy.name: policy for policy in (*PRESETS.values(), *settings.privacy_policies)}
+        self._named = {policy.name: policy for policy in settings.privacy_policies or PRESETS.values()}
         self._named[settings.privacy_policy.name] = settings.privacy_policy
         self._hasher: Hasher | None = None
         self._rules: dict[str | None, Rules] = {}
@@ -94,6 +94,8 @@ class Privacy:
             )
             policy = CLOSED
         modes = modes_in_force(policy, self._settings, "spans")
+        if name is not None:
+            self.trail.note_policy(policy)
         masker = self._masker(policy)
         if masker.policy is not policy:
             policy, modes = CLOSED, modes_in_force(CLOSED, self._settings, "spans")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aiobs_core._health import Health
     from aiobs_core._settings import Settings
     from aiobs_core.privacy.hashing import HashKeys
+    from aiobs_core.privacy.policy import Policy
 
 _PERIOD_S: Final = 60.0
 Masked = Counter[tuple[str, str]]
@@ -55,7 +56,11 @@ class Trail:
         facts = {"hash_key": key_id, "policies": [self._described(policy) for policy in policies]}
         self._append("configuration", facts)
 
-    def _described(self, policy: Any) -> dict[str, Any]:
+    def note_policy(self, policy: Policy) -> None:
+        """Note a policy that a request has chosen, once for each."""
+        self._append("policy", self._described(policy))
+
+    def _described(self, policy: Policy) -> dict[str, Any]:
         return {
             "name": policy.name,
             "version": policy.version,
