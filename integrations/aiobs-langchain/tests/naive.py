@@ -37,7 +37,7 @@ class NaiveHandler(BaseCallbackHandler):
         parent = self.open.get(parent_run_id)
         above = set_span_in_context(parent[0]) if parent else None
         span = self.tracer.start_span(name, context=above)
-        span.set_attribute("input", str(inputs))
+        span.set_attribute("seen.input", str(inputs))
         span.set_attribute("session.id", str(run_id))
         for key, value in (metadata or {}).items():
             span.set_attribute(f"metadata.{key}", value)
@@ -47,8 +47,8 @@ class NaiveHandler(BaseCallbackHandler):
 
     def _finish(self, run_id, output) -> None:
         span, token = self.open.pop(run_id)
-        span.set_attribute("input.final", str(self.inputs.pop(run_id)))
-        span.set_attribute("output", str(output))
+        span.set_attribute("seen.final", str(self.inputs.pop(run_id)))
+        span.set_attribute("seen.output", str(output))
         context.detach(token)
         span.end()
 

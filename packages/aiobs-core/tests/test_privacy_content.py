@@ -297,7 +297,7 @@ def test_an_unknown_policy_of_a_request_lets_no_content_out_and_is_said_once(cap
     with using_attributes(privacy_policy="acem", user_id="u"):
         found = attributes_of(*operations(), content="full")
     assert found.keys().isdisjoint({*READABLE, *HASHES, semconv.USER_ID})
-    assert [record.message for record in caplog.records if "'acem') names no policy" in record.message]
+    assert [record.message for record in caplog.records if "name that no policy has" in record.message]
 
 
 def test_without_a_usable_key_there_are_no_hashes(tmp_path, monkeypatch, caplog):
@@ -421,3 +421,161 @@ def test_a_masked_copy_says_what_the_original_had_dropped():
     span.end()
     masked = Privacy(Settings.load({}, {"hash_key": KEY}), Health()).masked_span(span, None)  # type: ignore[arg-type]
     assert (masked.dropped_attributes, masked.dropped_events, masked.dropped_links) == (2, 1, 0)
+
+
+# --- what people have tried -----------------------------------------------------------------------------------------------
+
+
+def test_with_a_closed_policy_a_request_cannot_choose_another():
+    from aiobs_core.privacy.policy import CLOSED
+
+    with using_attributes(privacy_policy="debug", user_id="u"):
+        found = attributes_of(*operations(), privacy_policy=CLOSED)
+    assert found.keys().isdisjoint({*READABLE, *HASHES, semconv.USER_ID})
+
+
+def test_unknown_policies_cost_one_set_of_rules_and_one_warning(caplog):
+    from aiobs_core._health import Health
+    from aiobs_core.privacy.stage import Privacy
+
+    privacy = Privacy(Settings.load({}, {"hash_key": KEY}), Health())
+    rules = {id(privacy.rules(f"jane@example.com-{number}")) for number in range(1_000)}
+    assert len(rules) == 1
+    assert len([record for record in caplog.records if "no policy has" in record.message]) == 1
+    assert "jane" not in caplog.text
+
+
+def test_where_policies_are_named_only_these_can_be_chosen():
+    with using_attributes(privacy_policy="debug"):
+        found = attributes_of(operations()[1], privacy_policies="gdpr")
+    assert found.keys().isdisjoint(READABLE)
+
+
+def test_one_odd_run_costs_no_other_its_span():
+    odd = Operation(kind=Kind.TOOL, name="odd", user_id=42, content=lambda: 1 / 0)  # type: ignore[arg-type]  # on purpose
+    spans = exported((odd, None), *operations(), content="masked")
+    assert len(spans) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("user.id", 12_345_678),
+        ("enduser.id", 98_765.0),
+        ("output.value", 77_123_456),
+        ("input.value", 1.5e15),
+        ("card", 4_111_111_111_111_111.0),
+        ("user.password.value", "hunter2"),
+        ("tool." * 60, "jane@example.com"),
+    ],
+)
+def test_numbers_and_odd_names_of_other_instrumentations_leave_nothing(name, value):
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from aiobs_core._health import Health
+    from aiobs_core.privacy.stage import Privacy
+
+    span = TracerProvider().get_tracer("other").start_span("call", attributes={name: value})
+    span.end()
+    privacy = Privacy(Settings.load({}, {"hash_key": KEY, "privacy_policy": "hipaa-safe-harbor"}), Health())
+    masked = privacy.masked_span(span, None)  # type: ignore[arg-type]
+    assert str(value) not in masked.to_json()
+
+
+def test_parts_of_a_message_of_another_instrumentation_go_by_their_own_field():
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from aiobs_core._health import Health
+    from aiobs_core.privacy.stage import Privacy
+
+    messages = json.dumps(
+        [{"role": "system", "content": "secret plan"}, {"role": "user", "content": "hello"}]
+    )
+    span = (
+        TracerProvider()
+        .get_tracer("other")
+        .start_span("call", attributes={"gen_ai.input.messages": messages})
+    )
+    span.end()
+    settings = Settings.load({}, {"hash_key": KEY, "content": "prompts=masked,system=none"})
+    masked = Privacy(settings, Health()).masked_span(span, None)  # type: ignore[arg-type]
+    assert "hello" in masked.attributes["gen_ai.input.messages"]
+    assert "secret plan" not in masked.attributes["gen_ai.input.messages"]
+
+
+def test_values_under_the_name_of_a_secret_are_masked_however_they_are_nested():
+    arguments = {
+        "password": {"value": "hunter2"},
+        "secret": [["hunter4"]],
+        "headers": [["Authorization", "hunter5"]],
+        "env": [{"name": "DB_PASSWORD", "value": "hunter7"}],
+    }
+    found = attributes_of(
+        (Operation(kind=Kind.TOOL, name="t", content=lambda: arguments), None), content="masked"
+    )
+    assert "hunter" not in found[semconv.GEN_AI_TOOL_CALL_ARGUMENTS]
+
+
+def test_roles_and_names_of_tools_in_messages_are_masked():
+    key = "sk-proj-" + "abcdefghijklmnop1234"
+    messages = [
+        {
+            "role": "jane@example.com",
+            "parts": [{"type": "tool_call", "id": "1", "name": key, "arguments": {}}],
+        }
+    ]
+    found = attributes_of(
+        (Operation(kind=Kind.MODEL, name="m", content=lambda: messages), None), content="masked"
+    )
+    assert "jane" not in found[semconv.GEN_AI_INPUT_MESSAGES]
+    assert key not in found[semconv.GEN_AI_INPUT_MESSAGES]
+
+
+def test_a_settings_file_that_cannot_be_read_closes_what_nothing_else_says(tmp_path):
+    from aiobs_core.privacy.policy import CLOSED
+
+    (tmp_path / "aiobs.toml").write_text('[aiobs]\nprivacy_policy = "hipaa-safe-harbor\n')
+    assert Settings.load({"AIOBS_CONFIG_FILE": str(tmp_path / "aiobs.toml")}).privacy_policy is CLOSED
+    (tmp_path / "aiobs.toml").write_text('[aiobs]\nprivacy_polcy = "hipaa-safe-harbor"\n')
+    assert Settings.load({"AIOBS_CONFIG_FILE": str(tmp_path / "aiobs.toml")}).privacy_policy is CLOSED
+    assert Settings.load({"AIOBS_PRIVACY_POLICY": "~nobody-of-that-name/x.toml"}).privacy_policy is CLOSED
+
+
+def test_a_policy_that_is_made_in_code_is_checked():
+    from dataclasses import replace
+
+    from aiobs_core.privacy.policy import PRESETS, CustomDetector, PolicyError
+
+    with pytest.raises(PolicyError, match="tool_arguments='mask'"):
+        replace(PRESETS["strict"], content={**PRESETS["strict"].content, "tool_arguments": "mask"})
+    twice = (CustomDetector(name="x", words=("a",)), CustomDetector(name="x", words=("b",)))
+    with pytest.raises(PolicyError, match="two detectors 'x'"):
+        replace(PRESETS["strict"], custom=twice)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="flock")
+def test_a_log_that_another_process_has_locked_holds_nobody_up_for_ever(tmp_path):
+    import fcntl
+
+    from aiobs_core.privacy.audit import AuditLog
+
+    log = AuditLog(tmp_path / "audit.jsonl", KEY.encode())
+    log.append("started", {})
+    with (tmp_path / "audit.jsonl").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="locked"):
+            log.append("masked", {})
+
+
+def test_masking_is_bounded_by_what_an_attribute_can_hold():
+    messages = [message_of("user", "word " * 1_500) for _ in range(400)]
+    messages[200] = {"role": "user", "parts": [{"type": "text", "content": "tiny"}] * 20_000}
+    rows = [{f"column {at}": f"{at}" for at in range(50)} for _ in range(1_000)]
+    found = attributes_of(
+        (Operation(kind=Kind.MODEL, name="m", content=lambda: messages), None),
+        (Operation(kind=Kind.TOOL, name="t", content=lambda: rows), None),
+        content="masked",
+    )
+    shown = json.loads(found[semconv.GEN_AI_INPUT_MESSAGES])
+    assert shown[1]["parts"] == [{"type": "omitted", "messages": 400 - len(shown) + 1}]
+    assert len(found[semconv.GEN_AI_TOOL_CALL_ARGUMENTS]) <= 4 * 8_192

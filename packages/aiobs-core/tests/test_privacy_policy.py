@@ -33,9 +33,8 @@ from aiobs_core.privacy.policy import (
     Policy,
     PolicyError,
     Signal,
-    policy_of,
-    read_policy,
 )
+from aiobs_core.privacy.policy_file import policy_of, read_policy
 
 _SIGNALS: tuple[Signal, ...] = ("spans", "logs")
 _posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights of files")
@@ -149,7 +148,7 @@ _WRONG: list[tuple[dict[str, Any], str]] = [
     ({"detectors": []}, "detectors: expected a table, got '[]'"),
     ({"detectors": {"mail": "tag"}}, f"detectors.mail: expected one of the detectors {', '.join(DETECTORS)}, got 'mail'"),
     ({"detectors": {"email": "hash"}}, f"detectors.email: expected {_REPLACEMENT}, got 'hash'"),
-    ({"detectors": {"email": False}}, f"detectors.email: expected {_REPLACEMENT}, got 'False'"),
+    ({"detectors": {"email": True}}, f"detectors.email: expected {_REPLACEMENT}, got 'True'"),
     ({"regions": ["kr"]}, "regions: expected a list of countries in two upper-case letters, such as KR, got \"['kr']\""),
     ({"regions": "KR"}, "regions: expected a list of countries in two upper-case letters"),
     ({"retention_days": 0}, "retention_days: expected a number of days above 0, got '0'"),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from aiobs_core.privacy.hashing import HashKeys, keys_in, keys_in_file
-from aiobs_core.privacy.policy import FIELDS, MODES, Policy, read_policy
+from aiobs_core.privacy.policy import FIELDS, MODES, Policy
+from aiobs_core.privacy.policy_file import read_policy
 
 _TRUE: Final = {"true", "1", "yes", "on"}
 _FALSE: Final = {"false", "0", "no", "off"}

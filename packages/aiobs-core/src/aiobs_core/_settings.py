@@ -279,7 +279,10 @@ class Settings:
         problems: list[str] = []
         known = {item.name: item for item in fields(cls)}
         from_file = _read_file(environ.get(CONFIG_FILE_VARIABLE, ""), known, problems)
+        is_lost = from_file is None  # it may have said something about privacy
+        from_file = from_file or {}
         problems.extend(_unknown(overrides, known, "argument"))
+        meant = _meant({*overrides, *from_file} - known.keys(), known)
         found: dict[str, Any] = {}
         for name, item in known.items():
             candidates: list[tuple[object, str, str]] = []
@@ -290,6 +293,8 @@ class Settings:
             if name in from_file:
                 candidates.append((from_file[name], name, environ[CONFIG_FILE_VARIABLE]))
             found[name] = _first_valid(candidates, item, problems)
+            if not candidates and item.metadata["closed"] is not None and (is_lost or name in meant):
+                found[name] = item.metadata["closed"][0]
         if environ.get(_SDK_DISABLED_VARIABLE, "").strip().lower() == "true":
             found["enabled"] = False
         if problems and strict:
@@ -309,7 +314,7 @@ def _first_valid(
         try:
             value = parse(given)
             break
-        except ValueError as error:
+        except (ValueError, RuntimeError, OverflowError, OSError) as error:
             got = "a value that is not shown" if is_secret else f"{str(given)[:80]!r}"
             rejected.append(f"{name}: expected {error}, got {got} ({source})")
             if closed is not None:  # the next source's could be weaker than what was meant
@@ -320,21 +325,31 @@ def _first_valid(
     return value
 
 
-def _read_file(path: str, known: Mapping[str, object], problems: list[str]) -> Mapping[str, object]:
+def _meant(unknown: set[str], known: Mapping[str, object]) -> set[str]:
+    """The settings that names with a slip of the pen in them are meant to be."""
+    if not unknown:
+        return set()
+    from difflib import get_close_matches
+
+    return {match for name in unknown for match in get_close_matches(name, known, n=1, cutoff=0.8)}
+
+
+def _read_file(path: str, known: Mapping[str, object], problems: list[str]) -> Mapping[str, object] | None:
+    """The table of settings in the file; None if it cannot be read."""
     if not path:
         return {}
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(
             f"{CONFIG_FILE_VARIABLE}: cannot read {path!r} as TOML ({type(error).__name__}: {error}); "
-            "using environment and defaults."
+            "using environment and defaults; what they do not say of privacy is closed."
         )
-        return {}
+        return None
     section = table.get("aiobs", table)
     if not isinstance(section, dict):
         problems.append(f"{CONFIG_FILE_VARIABLE}: expected a table [aiobs] in {path!r}; ignoring the file.")
-        return {}
+        return None
     problems.extend(_unknown(section, known, path))
     return section
 

@@ -10,7 +10,8 @@ provider.add_span_processor(BatchSpanProcessor(MaskingSpanExporter(OTLPSpanExpor
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from aiobs_core.privacy.policy import PRESETS, Policy, policy_of, read_policy
+from aiobs_core.privacy.policy import PRESETS, Policy
+from aiobs_core.privacy.policy_file import policy_of, read_policy
 
 if TYPE_CHECKING:
     from aiobs_core.privacy.audit import AuditLog, verify

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 _MAX_DEPTH: Final = 12
 _MAX_ITEMS: Final = 1_000
+_MAX_LEAVES: Final = 2_000  # of one value: what an attribute can show, and the time that masking may take
 _MAX_INT: Final = 10**40
 
 
@@ -17,10 +18,13 @@ def plain(value: object) -> Any:
 
     Depth and numbers of items are bounded; what is left out is marked. Iterators are never consumed, bytes never shown.
     """
-    return _plain(value, 0)
+    return _plain(value, 0, [_MAX_LEAVES])
 
 
-def _plain(value: object, depth: int) -> Any:
+def _plain(value: object, depth: int, left: list[int]) -> Any:
+    left[0] -= 1
+    if left[0] < 0:
+        return "…"
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Enum):
@@ -38,22 +42,22 @@ def _plain(value: object, depth: int) -> Any:
         return f"<{len(value)} bytes>"
     if type(value) is dict or isinstance(value, Mapping):
         items = list(value.items())
-        found = {_name(key): _plain(item, depth + 1) for key, item in items[:_MAX_ITEMS]}
+        found = {_name(key): _plain(item, depth + 1, left) for key, item in items[:_MAX_ITEMS]}
         if len(items) > _MAX_ITEMS:
             found["…"] = f"{len(items) - _MAX_ITEMS} more"
         return found
     if isinstance(value, (list, tuple, set, frozenset)):
         listed = list(value)
         more = [f"…{len(listed) - _MAX_ITEMS} more"] if len(listed) > _MAX_ITEMS else []
-        return [_plain(item, depth + 1) for item in listed[:_MAX_ITEMS]] + more
-    return _object(value, depth)
+        return [_plain(item, depth + 1, left) for item in listed[:_MAX_ITEMS]] + more
+    return _object(value, depth, left)
 
 
 def _name(key: object) -> str:
     return str(key) if isinstance(key, (str, int, float)) else f"<{type(key).__name__}>"
 
 
-def _object(value: object, depth: int) -> Any:
+def _object(value: object, depth: int, left: list[int]) -> Any:
     """Public fields of a data class or a pydantic model, read past its properties; else the name of its class."""
     cls = type(value)
     if cls.__name__ in {"SecretStr", "SecretBytes", "Secret"}:  # pydantic's
@@ -62,7 +66,7 @@ def _object(value: object, depth: int) -> Any:
     fields = getattr(value, "__dict__", None)
     if isinstance(names, dict) and isinstance(fields, dict):
         return {
-            name: _plain(fields[name], depth + 1)
+            name: _plain(fields[name], depth + 1, left)
             for name in names
             if name in fields and not name.startswith("_")
         }

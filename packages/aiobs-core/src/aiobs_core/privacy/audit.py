@@ -18,13 +18,13 @@ import hmac
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from aiobs_core.privacy._file_lock import lock, unlock
 from aiobs_core.privacy.keys import audit_key_id
 
 _START: Final = "0" * 64
@@ -93,11 +93,11 @@ class AuditLog:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _BINARY, 0o600)
         try:
-            _lock(fd)
+            lock(fd)
             try:
                 self._append(fd, kind, plain)
             finally:
-                _unlock(fd)  # closing is not enough: a child forked meanwhile holds the file open
+                unlock(fd)  # closing is not enough: a child forked meanwhile holds the file open
         finally:
             os.close(fd)
 
@@ -378,23 +378,3 @@ def _write_whole(fd: int, content: bytes, size_bytes: int) -> None:
     except OSError:
         os.ftruncate(fd, size_bytes)  # the disk is full: leave no half a record
         raise
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(fd: int, how: int = msvcrt.LK_LOCK) -> None:
-        os.lseek(fd, 0x7FFF0000, os.SEEK_SET)  # far beyond the end: Windows lets no one read what is locked
-        msvcrt.locking(fd, how, 1)
-
-    def _unlock(fd: int) -> None:
-        _lock(fd, msvcrt.LK_UNLCK)
-
-else:
-    import fcntl
-
-    def _lock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
-    def _unlock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_UN)

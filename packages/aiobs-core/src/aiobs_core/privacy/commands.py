@@ -8,14 +8,15 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core.cli import SubParsers, _complain, _positive, _print_json, _safe
-from aiobs_core.privacy.policy import CONTENT_FIELDS, Mode, Policy, PolicyError, read_policy
+from aiobs_core.privacy.policy import CONTENT_FIELDS, Mode, Policy, PolicyError
+from aiobs_core.privacy.policy_file import read_policy
 
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
@@ -219,7 +220,7 @@ def _with_policy(
     except PolicyError as error:
         _complain(f"--policy: expected {error}, got {arguments.policy[:80]!r}; nothing was done.")
         return _WRONG_CALL
-    return act(policy, settings, arguments)
+    return act(policy, replace(settings, privacy_policy=policy), arguments)
 
 
 def _modes(policy: Policy, settings: Settings) -> tuple[Mapping[str, Mode], Mapping[str, Mode]]:

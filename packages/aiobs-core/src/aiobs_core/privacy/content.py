@@ -12,6 +12,7 @@ from aiobs_core._operation import AttributeValue, Kind
 from aiobs_core.privacy._plain import plain
 from aiobs_core.privacy.fitting import fitted, fitted_messages
 from aiobs_core.privacy.hashing import Hasher
+from aiobs_core.privacy.messages import FIELD_OF_ROLE, READABLE
 from aiobs_core.privacy.overflow import MAX_CHARS, is_longer
 from aiobs_core.privacy.policy import Mode, Policy
 
@@ -37,12 +38,9 @@ _HASHES: Final = {
     "documents": semconv.DOCUMENTS_HASH,
     "embeddings": semconv.EMBEDDING_TEXTS_HASH,
 }
-_FIELD_OF_ROLE: Final = {
-    "system": "system", "developer": "system", "assistant": "completions", "ai": "completions", "tool": "tool_results",
-    "function": "tool_results",
-}  # fmt: skip
+_ROLES: Final = frozenset({"user", *FIELD_OF_ROLE})
 _SYSTEM: Final = ("system", "developer")
-_READABLE: Final = ("masked", "full")
+_MAX_PARTS: Final = 256
 _LABEL: Final = re.compile(r"[A-Za-z0-9_\-.:]{1,128}")  # as names of tools and ids of calls look
 
 
@@ -144,44 +142,79 @@ class ContentReader:
             self._add_hash("prompts", _told(messages, system=False))
         if modes["system"] == "hash":
             self._add_hash("system", _told(messages, system=True))
-        if any(modes[field] in _READABLE for field in ("prompts", "system", "completions", "tool_results")):
-            shown = [self._shown(message, "prompts") for message in messages]
+        if any(modes[field] in READABLE for field in ("prompts", "system", "completions", "tool_results")):
+            shown = self._shown_within(messages)
             self.found[semconv.GEN_AI_INPUT_MESSAGES] = self._fitted(fitted_messages, shown)
 
     def _add_output(self, came_back: Callable[[], Any] | None, finish_reasons: Sequence[str]) -> None:
         modes = self._modes
-        if came_back is None or (modes["completions"] == "none" and modes["tool_arguments"] not in _READABLE):
+        if came_back is None or (modes["completions"] == "none" and modes["tool_arguments"] not in READABLE):
             return
         messages = came_back()
         if modes["completions"] == "hash":
             self._add_hash("completions", _told(messages, system=False))
-        if modes["completions"] in _READABLE or modes["tool_arguments"] in _READABLE:
+        if modes["completions"] in READABLE or modes["tool_arguments"] in READABLE:
             shown = [self._shown(message, "completions") for message in messages]
             for message, reason in zip(shown, finish_reasons, strict=False):
-                message["finish_reason"] = self._label(reason)
+                message["finish_reason"] = self._name(reason)
             self.found[semconv.GEN_AI_OUTPUT_MESSAGES] = self._fitted(fitted_messages, shown)
+
+    def _shown_within(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The messages that an attribute can hold, with room to spare: the first, and the last ones. Others cost nothing."""
+        left = 2 * self._max_attribute_chars
+        last: list[Mapping[str, Any]] = []
+        for message in reversed(messages[1:]):
+            left -= sum(min(_size(part), self._max_chars) for part in message["parts"])
+            if left < 0 and last:
+                break
+            last.append(message)
+        omitted = len(messages) - 1 - len(last)
+        mark = (
+            [{"role": "system", "parts": [{"type": "omitted", "messages": omitted}]}] if omitted > 0 else []
+        )
+        self.is_cut = self.is_cut or omitted > 0
+        shown = [self._shown(message, "prompts") for message in (*messages[:1], *reversed(last))]
+        return [*shown[:1], *mark, *shown[1:]]
 
     def _shown(self, message: Mapping[str, Any], otherwise: str) -> dict[str, Any]:
         role = str(message.get("role"))
+        shown_role = role if role in _ROLES else self._name(role)
         parts: list[dict[str, Any]] = []
         texts: list[str] = []
-        for part in message.get("parts") or ():
+        left, given = 2 * self._max_attribute_chars, message.get("parts") or ()
+        for at, part in enumerate(given):
+            left -= min(_size(part), self._max_chars)
+            if left < 0 or at >= _MAX_PARTS:
+                self.is_cut = True
+                parts.append({"type": "omitted", "parts": len(given) - at})
+                break
             if part.get("type") == "text":
                 texts.append(str(part.get("content")))
             elif part.get("type") == "tool_call":
                 call = {
                     "type": "tool_call",
                     "id": self._label(part.get("id")),
-                    "name": self._label(part.get("name")),
+                    "name": self._name(part.get("name")),
                 }
                 parts.append(self._with("arguments", call, part, "tool_arguments"))
             elif part.get("type") == "tool_call_response":
                 answer = {"type": "tool_call_response", "id": self._label(part.get("id"))}
                 parts.append(self._with("response", answer, part, "tool_results"))
-        return {"role": role, "parts": [*self._texts(texts, _FIELD_OF_ROLE.get(role, otherwise)), *parts]}
+        return {
+            "role": shown_role,
+            "parts": [*self._texts(texts, FIELD_OF_ROLE.get(role, otherwise)), *parts],
+        }
+
+    def _name(self, name: Any) -> Any:
+        """A name, which a model may have put together from what it was told."""
+        return (
+            self._rules.masker.text(name, self._tally.of("attributes"), max_chars=256)
+            if isinstance(name, str)
+            else name
+        )
 
     def _label(self, label: Any) -> Any:
-        """A name or an id, which a model may have put together from what it was told; it is never cut."""
+        """An id; it is never cut."""
         if not isinstance(label, str) or _LABEL.fullmatch(label):
             return label
         return self._rules.masker.text(label, self._tally.of("attributes"))
@@ -198,7 +231,7 @@ class ContentReader:
         return [{"type": "text", "content": text} for text in texts]
 
     def _with(self, name: str, shown: dict[str, Any], part: Mapping[str, Any], field: str) -> dict[str, Any]:
-        if self._modes[field] in _READABLE:
+        if self._modes[field] in READABLE:
             shown[name] = self._readable(field, part.get(name))
         return shown
 
@@ -219,9 +252,9 @@ class ContentReader:
     def _readable(self, field: str, value: Any) -> Any:
         value = plain(value)
         self.is_cut = self.is_cut or is_longer(value, self._max_chars)
-        if self._modes[field] == "masked":
-            return self._rules.masker.value(value, self._tally.of(field), max_chars=self._max_chars)
-        return _cut(value, self._max_chars) if isinstance(value, str) else value
+        if self._modes[field] == "full":
+            return _cut(value, self._max_chars) if isinstance(value, str) else value
+        return self._rules.masker.value(value, self._tally.of(field), max_chars=self._max_chars)
 
     def _fitted(self, fit: Callable[[Any, int], str], shown: Any) -> str:
         text = fit(shown, MAX_CHARS)
@@ -245,6 +278,11 @@ def _told(messages: Sequence[Mapping[str, Any]], *, system: bool) -> str:
             texts = [part.get("content") or part.get("response") or "" for part in message["parts"]]
             lines.append(f"{role}: {texts[0] if len(texts) == 1 else ''.join(map(str, texts))}")
     return "\n".join(lines)
+
+
+def _size(part: Mapping[str, Any]) -> int:
+    text = part.get("content") or part.get("response")
+    return len(text) if isinstance(text, str) else 64
 
 
 def _cut(text: str, max_chars: int) -> str:

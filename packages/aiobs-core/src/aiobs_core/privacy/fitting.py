@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 _MIN_TEXT_CHARS: Final = 64
@@ -41,8 +41,14 @@ def fitted_messages(messages: Sequence[dict[str, Any]], max_chars: int) -> str:
         size_chars -= len(encoded[omitted_count]) + 2
     if omitted_count == 0:
         return fitted(list(messages), max_chars)
-    mark = {"role": "system", "parts": [{"type": "omitted", "messages": omitted_count}]}
+    gone = messages[1 : 1 + omitted_count]
+    mark = {"role": "system", "parts": [{"type": "omitted", "messages": sum(map(_stands_for, gone))}]}
     return fitted([messages[0], mark, *messages[1 + omitted_count :]], max_chars)
+
+
+def _stands_for(message: Mapping[str, Any]) -> int:
+    """How many messages one is: a mark stands for those that were left out before it was masked."""
+    return sum(part.get("messages", 0) for part in message["parts"] if part["type"] == "omitted") or 1
 
 
 def cut_mark(left_out_chars: int) -> str:

@@ -10,31 +10,35 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceState
 
+from aiobs_core.privacy.messages import readable
+
 if TYPE_CHECKING:
     from aiobs_core.privacy.content import Rules, Tally
     from aiobs_core.privacy.masker import Masker
 
 _OTHER: Final = ""
 _MAX_KNOWN: Final = 8_192
+_MAX_NAME_CHARS: Final = 256
+_TOO_LARGE: Final = 10**9  # longer numbers can be those of cards, accounts and telephones
 # OpenTelemetry's GenAI conventions old and new, OpenInference, OpenLLMetry, LangSmith, Langfuse, Logfire, Vercel's AI SDK.
 _PATTERNS: Final = (
     ("exceptions", r"exception\.(?:message|stacktrace)|error\.message|otel\.status_description"),
     ("system", r"gen_ai\.system_instructions|gen_ai\.system\.message|llm\.system\b.*|gen_ai\.agent\.description"),
-    ("tool_arguments", r".*\btool[._](?:call[._])?(?:s?\.\d+\.)?(?:.*[._])?(?:arguments|parameters|input)(?:\.\w+)?"),
-    ("tool_results", r".*\btool[._](?:call[._])?(?:result|results|output|response)|gen_ai\.tool\.message"),
+    ("tool_arguments", r"ai\.toolCall\.args|.*\btool[._](?:call[._])?(?:s?\.\d+\.)?(?:.*[._])?(?:arguments|parameters|input)(?:\.\w+)?"),
+    ("tool_results", r"ai\.toolCall\.result|.*\btool[._](?:call[._])?(?:result|results|output|response)|gen_ai\.tool\.message"),
     ("documents", (r"gen_ai\.retrieval\.documents|retrieval\.documents\..*|(?:.*\.)?reranker\.(?:input|output)_documents\..*"
                   r"|document\.(?:content|metadata)|db\.vector\.query\.result.*|db\.search\.result.*")),
     ("embeddings", r"embedding\.embeddings\..*|embedding\.text|gen_ai\.embeddings?\.input.*|gen_ai\.embedding\.text"),
     ("completions", (r"gen_ai\.output\.messages|gen_ai\.completion(?:\.\d+\..*)?|gen_ai\.choice|gen_ai\.content\.completion(?:\.chunk)?|llm\.output_messages\..*"
                     r"|llm\.completions?(?:\.\d+.*)?|output\.value|traceloop\.entity\.output|langfuse\.observation\.output"
                     r"|langfuse\.trace\.output|ai\.response\.(?:text|object|toolCalls)|response_data|gen_ai\.response\.text"
-                    r"|gen_ai\.response\.reasoning|gen_ai\.event\.content|gen_ai\.evaluation\.explanation")),
+                    r"|gen_ai\.response\.reasoning|mlflow\.spanOutputs|haystack\.component\.output|final_result|ai\.value|output|gen_ai\.event\.content|gen_ai\.evaluation\.explanation")),
     ("prompts", (r"gen_ai\.input\.messages|gen_ai\.prompt(?:\.\d+\..*)?|gen_ai\.(?:user|assistant)\.message|gen_ai\.content\.prompt|gen_ai\.request\.prompt"
                 r"|llm\.input_messages\..*|llm\.prompts?(?:\.\d+.*)?|llm\.prompt_template\.(?:template|variables)|llm\.tools\..*"
                 r"|llm\.function_call|llm\.request\.functions\..*|gen_ai\.tool\.definitions|input\.value|traceloop\.entity\.input"
                 r"|langfuse\.observation\.input|langfuse\.trace\.input|ai\.prompt(?:\..*)?|request_data|gen_ai\.retrieval\.query\.text"
                 r"|all_messages_events|pydantic_ai\.all_messages|traceloop\.association\.properties\..*prompt.*|gen_ai\.memory\..*"
-                r"|message\.content|message\.contents\..*|mcp\.request\.argument.*|llamaindex\.step\..*|prompt|prompts")),
+                r"|langfuse\.observation\.metadata.*|mlflow\.spanInputs|logfire\.msg|haystack\.component\.input|crewai\..*description|input|message|message\.content|message\.contents\..*|mcp\.request\.argument.*|llamaindex\.step\..*|prompt|prompts")),
     ("user_id", (r"user\.id|enduser\.id|user_id|langfuse\.user\.id|traceloop\.association\.properties\.user_id|user\.(?:email|name|full_name)"
                 r"|enduser\.pseudo\.id")),
 )  # fmt: skip
@@ -47,7 +51,12 @@ _fields: dict[str, str] = {}
 
 
 def field_of(name: str) -> str:
-    """The kind of content that an attribute or an event of that name holds; empty if it is none."""
+    """The kind of content that an attribute or an event of that name holds; empty if it is none.
+
+    A name longer than any that instrumentations use is a text itself, and counts as a prompt.
+    """
+    if len(name) > _MAX_NAME_CHARS:
+        return "prompts"
     found = _fields.get(name)
     if found is None:
         found = next((field for field, pattern in _COMPILED if pattern.fullmatch(name)), _OTHER)
@@ -181,13 +190,15 @@ class ForeignMask:
     def value(self, key: str, value: Any) -> Any:
         """The value of an attribute that is no content."""
         if isinstance(value, str):
-            if is_secret_header(key) or self._masker.names_secret(key.rpartition(".")[2]):
+            if is_secret_header(key) or self._names_secret(key):
                 self._tally.of("attributes")("credential")
                 return "<CREDENTIAL>"
             return self.text(value)
-        if value is None or isinstance(value, (bool, float)):
+        if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, int) and abs(value) < 10**9:  # a count, such as `llm.token_count.prompt`
+        if (
+            isinstance(value, (int, float)) and abs(value) < _TOO_LARGE
+        ):  # a count, such as `llm.token_count.prompt`
             return value
         if is_secret_header(key):
             self._tally.of("attributes")("credential")
@@ -196,20 +207,16 @@ class ForeignMask:
         (masked,) = named.values()
         return tuple(masked) if isinstance(masked, list) else masked
 
+    def _names_secret(self, key: str) -> bool:
+        *_, above, last = ("", *key.split("."))
+        return self._masker.names_secret(above if last.isdigit() or last == "value" else last)
+
     def text(self, text: str) -> str:
         """A text that is no content."""
         return self._masker.text(text, self._tally.of("attributes"), max_chars=4 * self._max_chars)
 
     def _of_field(self, field: str, value: Any) -> Any:
-        mode = self._modes[field]
-        if mode == "full" or value is None or isinstance(value, (bool, float)):
-            return value
-        if mode != "masked":
-            return value if isinstance(value, int) and abs(value) < 10**9 else None
-        count = self._tally.of(field)
-        if isinstance(value, str):
-            return self._masker.text(value, count, max_chars=self._max_chars)
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return tuple(self._masker.parts(value, count, max_chars=self._max_chars))
-        masked = self._masker.value(value, count, max_chars=self._max_chars)
-        return tuple(masked) if isinstance(masked, list) else masked
+        shown = readable(
+            value, field, self._modes, self._masker, count=self._tally.of, max_chars=self._max_chars
+        )
+        return tuple(shown) if isinstance(shown, list) else shown

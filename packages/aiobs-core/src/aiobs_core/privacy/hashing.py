@@ -68,6 +68,8 @@ def keys_in_file(path: Path) -> HashKeys:
     """
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError("a file")
         if sys.platform != "win32" and mode & (stat.S_IRWXO | stat.S_IWGRP):
             raise ValueError(
                 f"a file that others cannot read or change (mode 0400, 0440 or 0600; in Kubernetes `defaultMode: "

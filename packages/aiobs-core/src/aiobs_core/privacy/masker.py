@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from aiobs_core.privacy._json import json_in
 from aiobs_core.privacy.custom import custom_finder, named_entity_finders
 from aiobs_core.privacy.detectors import Find, Span, built_in, is_secret_name
 from aiobs_core.privacy.detectors._search import TAG, forget_places, long_tokens
@@ -24,6 +25,7 @@ _MARGIN_CHARS: Final = 1_024  # beyond the limit: longer than any value that has
 _MIN_BASE64: Final = 16
 _MAX_REMEMBERED: Final = 4_096
 _REMEMBERED_CHARS: Final = 128
+_NAME_KEYS: Final = ("name", "key")  # beside "value"
 _MAX_DEPTH: Final = 32
 _MIN_DIGITS: Final = 9
 _MAX_INT: Final = 10**40
@@ -75,9 +77,8 @@ class Masker:
         self._finders: Sequence[tuple[str, Find]] = tuple(finders.items())
         self._decodes = any(name in SECRETS or name == "email" for name in finders)
         self._masks_secrets = "credential" in finders
-        self.clean: dict[
-            str, None
-        ] = {}  # short texts in which nothing was found: names of models, tools, classes
+        # Short texts in which nothing was found: names of models, tools, classes.
+        self.clean: dict[str, None] = {}
 
     # --- text -------------------------------------------------------------------------------------------------------
 
@@ -110,7 +111,7 @@ class Masker:
         return f"{masked}…[{len(text) - len(masked)} more characters]"
 
     def _masked(self, text: str, count: Count) -> str:
-        parsed = _json_in(text)
+        parsed = json_in(text)
         if parsed is not None:
             masked = self.value(parsed, count)
             return text if masked == parsed else json.dumps(masked, ensure_ascii=False)
@@ -214,15 +215,22 @@ class Masker:
         if isinstance(value, Mapping):
             masked: dict[str, Any] = {}
             alike: dict[str, int] = {}
+            is_named = any(
+                isinstance(each := value.get(name), str) and self.names_secret(each) for name in _NAME_KEYS
+            )
             for key, item in value.items():
                 name = tag = self.text(str(key), count)
                 while name in masked:  # two keys that are masked alike
                     alike[tag] = alike.get(tag, 1) + 1
                     name = f"{tag}_{alike[tag]}"
-                is_secret = self.names_secret(str(key)) or self.names_secret(tag)
+                is_secret = (
+                    self.names_secret(str(key)) or self.names_secret(tag) or (key == "value" and is_named)
+                )
                 masked[name] = self._item(tag, item, count, max_chars, depth, is_secret=is_secret)
             return masked
         if isinstance(value, (list, tuple)):
+            if len(value) == 2 and isinstance(value[0], str) and self.names_secret(value[0]):  # a header
+                return [value[0], self._all_secret(value[1], count, depth)]
             return [self._value(item, count, max_chars, depth + 1) for item in value]
         return f"<{type(value).__name__}>"
 
@@ -230,10 +238,8 @@ class Masker:
         self, key: str, item: Any, count: Count, max_chars: int | None, depth: int, *, is_secret: bool
     ) -> Any:
         """The value under a key, which may say what it is."""
-        if is_secret and not isinstance(item, Mapping):
-            if not isinstance(item, (list, tuple)):
-                return self._secret(item, count)
-            item = [self._secret(each, count) if isinstance(each, str) else each for each in item]
+        if is_secret:
+            return self._all_secret(item, count, depth)
         if isinstance(item, (int, float)) and not isinstance(item, bool):
             return self._number(item, key, count)
         masked = self._value(item, count, max_chars, depth + 1)
@@ -255,6 +261,19 @@ class Masker:
                 return text
             text = self.text(self._replaced(text, found, count), count)
         return "".join(TAG.findall(text))
+
+    def _all_secret(self, item: Any, count: Count, depth: int) -> Any:
+        """What stands under the name of a secret, however it is nested."""
+        if depth < _MAX_DEPTH and isinstance(item, Mapping):
+            if "type" in item:  # a JSON schema, which only describes the secret
+                return self._value(item, count, None, depth + 1)
+            return {
+                self.text(str(key), count): self._all_secret(value, count, depth + 1)
+                for key, value in item.items()
+            }
+        if depth < _MAX_DEPTH and isinstance(item, (list, tuple)):
+            return [self._all_secret(each, count, depth + 1) for each in item]
+        return self._secret(item, count)
 
     def _secret(self, item: Any, count: Count) -> Any:
         if (
@@ -368,24 +387,3 @@ def _last_border(text: str) -> int:
 def _partial(name: str, value: str) -> str:
     """The last two characters of what is long enough to stay unknown: `<CARD …42>`."""
     return f"<{name} …{value[-2:]}>" if len(value) >= 10 and _SHOWN.match(value[-2:]) else f"<{name}>"
-
-
-def _json_in(text: str) -> Any:
-    """The object or list that a text is in JSON; None for any other text."""
-    if len(text) < 2 or text[0] not in "{[ \n\r\t" or text[-1] not in "}] \n\r\t":
-        return None
-    text = text.strip()
-    if not (text[:1] in {"{", "["} and text[-1:] in {"}", "]"}):
-        return None
-    try:
-        return json.loads(text, object_pairs_hook=_only_pairs)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _only_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values under one key, a dict would hide the first one, which is in the text all the same."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key twice")
-    return found

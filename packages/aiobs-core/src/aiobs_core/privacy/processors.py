@@ -7,7 +7,6 @@ without its texts, and is counted and warned of once on the logger `aiobs`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from aiobs_core import semconv
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
 from aiobs_core.privacy.foreign import field_of, is_secret_header
+from aiobs_core.privacy.messages import readable
 from aiobs_core.privacy.modes import modes_in_force
 from aiobs_core.privacy.policy import Policy
 from aiobs_core.privacy.stage import Privacy
@@ -38,18 +38,20 @@ _Result = TypeVar("_Result")
 _MAX_IDLE: Final = 64
 _MASKED: Final = "masked"
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
-_TOO_LARGE: Final = 10**9  # such numbers can be those of cards, accounts and telephones
-_READABLE: Final = ("masked", "full")
+_TOO_LARGE: Final = 10**9
 _USER_IDS: Final = frozenset({semconv.OI_USER_ID, "enduser.id", "user_id"})
-# What says of a message which kind it is, and nothing of what it says.
-_SHAPE: Final = frozenset({"role", "type", "id", "index", "finish_reason"})
+
 _ABOUT_CALL: Final = frozenset({
     "event.name", "gen_ai.system", semconv.GEN_AI_PROVIDER_NAME, semconv.GEN_AI_OPERATION_NAME,
     semconv.GEN_AI_REQUEST_MODEL, semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_RESPONSE_ID,
     semconv.GEN_AI_CONVERSATION_ID, semconv.SERVER_ADDRESS, semconv.ERROR_TYPE,
 })  # fmt: skip
-_FIELD_OF_ROLE: Final = {"system": "system", "developer": "system", "assistant": "completions", "tool": "tool_results"}  # fmt: skip
-_FIELD_OF_PART: Final = {"arguments": "tool_arguments", "response": "tool_results", "result": "tool_results"}
+_FIELD_OF_ROLE: Final = {
+    "system": "system",
+    "developer": "system",
+    "assistant": "completions",
+    "tool": "tool_results",
+}
 
 
 class _Pool(Generic[_Worker]):
@@ -263,7 +265,7 @@ class _LogMask:
         self._hasher = privacy.hasher
         self.masked_resource = privacy.masked_resource
         self._masker = rules.masker
-        self._modes: Mapping[str, str] = modes_in_force(rules.policy, settings, "logs")
+        self._modes = modes_in_force(rules.policy, settings, "logs")
         self._max_chars = settings.content_max_chars
         self._max_attribute_chars = 4 * settings.content_max_chars
 
@@ -302,7 +304,8 @@ class _LogMask:
             name = str(key)
             field = field_of(name) or ("" if name in _ABOUT_CALL else within)
             if not field:
-                others[name] = "<CREDENTIAL>" if is_secret_header(name) else value
+                nested = self.attributes(value, within) if isinstance(value, Mapping) else value
+                others[name] = "<CREDENTIAL>" if is_secret_header(name) else nested
                 continue
             hashes = name in _USER_IDS and self._modes[field] == "hash"
             shown = self._hasher.hash(field, str(value)) if hashes else self._content(value, field)
@@ -311,32 +314,13 @@ class _LogMask:
         return {**self._masker.value(others, max_chars=self._max_attribute_chars), **found}
 
     def _content(self, value: Any, field: str) -> Any:
-        """Content as the mode of its field allows, without the parts of it that are of another field that does not."""
-        if self._modes[field] not in _READABLE:
-            return None
-        parsed = _json_in(value)
-        given = value if parsed is None else parsed
-        modes = {self._modes[field]}
-        kept = self._kept(given, field, modes)
-        if modes != {"full"}:
-            kept = self._masker.value(kept, max_chars=self._max_chars)
-        if kept == given:
-            return value  # JSON in its own notation
-        return kept if parsed is None else json.dumps(kept, ensure_ascii=False)
+        return readable(
+            value, field, self._modes, self._masker, count=lambda _: _count_nothing, max_chars=self._max_chars
+        )
 
-    def _kept(self, value: Any, field: str, modes: set[str]) -> Any:
-        """What of a value is readable; adds to `modes` those of all fields that it has parts of."""
-        if isinstance(value, Mapping):
-            field = _FIELD_OF_ROLE.get(str(value.get("role")), field)
-            found = dict(value)
-            for key, item in value.items():
-                if key not in _SHAPE or not isinstance(item, (str, int)):
-                    found[key] = self._kept(item, _FIELD_OF_PART.get(key, field), modes)
-            return {key: item for key, item in found.items() if item is not None}
-        if isinstance(value, (list, tuple)):
-            return [kept for item in value if (kept := self._kept(item, field, modes)) is not None]
-        modes.add(self._modes[field])
-        return value if self._modes[field] in _READABLE else None
+
+def _count_nothing(_: str) -> None:
+    """Nobody asks what was masked in a log record."""
 
 
 def _privacy(settings: Settings, health: Health) -> Privacy:
@@ -387,14 +371,3 @@ def _replace(attributes: Any, masked: Mapping[str, Any]) -> None:
     for name, value in masked.items():
         if attributes.get(name) != value:
             attributes[name] = value
-
-
-def _json_in(value: Any) -> Any:
-    """The object or list that a text is in JSON; None for anything else."""
-    if not isinstance(value, str) or value[:1] not in {"{", "["}:
-        return None
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    return parsed if isinstance(parsed, (dict, list)) else None

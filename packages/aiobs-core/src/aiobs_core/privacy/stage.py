@@ -12,6 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from aiobs_core import semconv
+from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._run import Run
 from aiobs_core.privacy.content import Asked, ContentReader, Rules, Tally, rules_of
 from aiobs_core.privacy.foreign import ForeignMask
@@ -45,6 +46,7 @@ class Privacy:
     def __init__(self, settings: Settings, health: Health, *, store_folder: Path | None = None) -> None:
         self._settings = settings
         self._health = health
+        self._is_closed = settings.privacy_policy is CLOSED
         self._named = {policy.name: policy for policy in settings.privacy_policies or PRESETS.values()}
         self._named[settings.privacy_policy.name] = settings.privacy_policy
         self._hasher: Hasher | None = None
@@ -80,43 +82,41 @@ class Privacy:
     def rules(self, name: str | None = None) -> Rules:
         """The rules of a policy by its name, or of the process; those of an unknown one let no content out."""
         rules = self._rules.get(name)
-        if rules is None:
-            rules = self._rules[name] = self._make_rules(name)
-        return rules
+        if rules is not None:
+            return rules
+        if self._is_closed or (name is not None and name not in self._named):
+            if name is not None and not self._is_closed:
+                self._health.problem(  # without the name, which may come with the request
+                    "privacy.unknown_policy",
+                    "aiobs: using_attributes(privacy_policy=…) was given a name that no policy has; accepted: "
+                    f"{', '.join(sorted(self._named))}. No content of these runs leaves.",
+                )
+            name = CLOSED.name  # one for all names: there may be as many as there are requests
+        if name not in self._rules:
+            self._rules[name] = self._make_rules(name)
+        return self._rules[name]
 
     def _make_rules(self, name: str | None) -> Rules:
-        policy = self._settings.privacy_policy if name is None else self._named.get(name)
-        if policy is None:
-            self._health.problem(
-                f"privacy.unknown_policy.{len(self._rules)}",
-                f"aiobs: using_attributes(privacy_policy={name[:80] if name else name!r}) names no policy; accepted: "
-                f"{', '.join(sorted(self._named))}. No content of these runs leaves.",
-            )
-            policy = CLOSED
-        modes = modes_in_force(policy, self._settings, "spans")
+        chosen = self._settings.privacy_policy if name is None else self._named.get(name, CLOSED)
+        masker = self._masker(chosen)
+        policy = masker.policy
         if name is not None:
             self.trail.note_policy(policy)
-        masker = self._masker(policy)
-        if masker.policy is not policy:
-            policy, modes = CLOSED, modes_in_force(CLOSED, self._settings, "spans")
-        return rules_of(
-            policy, modes, masker, is_default=name is None or policy is self._settings.privacy_policy
-        )
+        modes = modes_in_force(policy, self._settings, "spans")
+        is_default = name is None or (policy is not CLOSED and policy is self._settings.privacy_policy)
+        return rules_of(policy, modes, masker, is_default=is_default)
 
     def _masker(self, policy: Policy) -> Masker:
-        from aiobs_core.privacy.masker import Masker  # 60 ms, which no import of aiobs should take
+        with uninterrupted_by_fork():
+            from aiobs_core.privacy.masker import Masker  # 60 ms, which no import of aiobs should take
 
         try:
             return Masker(policy, self.hasher)
-        except (
-            ImportError,
-            OSError,
-        ) as error:  # a policy wants names and places, and Presidio or its model is missing
+        except Exception as error:  # noqa: BLE001 (Presidio or its model is missing, or a pattern is none)
             self._health.problem(
                 "privacy.engine",
-                f"aiobs: a detector of the policy {policy.name} cannot be loaded ({type(error).__name__}: {error}); no "
-                "content leaves. `pip install 'aiobs-core[presidio]'` and a model of spaCy's are needed for `person` and "
-                "`location`.",
+                f"aiobs: a detector of the policy {policy.name} cannot be made ({type(error).__name__}: {error}); no content "
+                "leaves. `person` and `location` need `pip install 'aiobs-core[presidio]'` and a model of spaCy's.",
             )
             return Masker(CLOSED, self.hasher)
 
@@ -126,19 +126,32 @@ class Privacy:
         """Give each kept run its content, as its policy allows."""
         for item in batch:
             if type(item) is Run:
-                request = item.span.request
-                policy = None if request is None else request.privacy_policy
-                item.rules = rules = self._rules.get(policy) or self.rules(policy)
-                item.tally = tally = Tally()
-                if item.kind in rules.read_kinds:
-                    item.content = self._content_of(item, rules, tally)
-                user = (None if request is None else request.user_id) or item.operation.user_id
-                if user:
-                    self._add_user(user, rules, tally, item.content)
-                if not rules.is_default:
-                    item.content[semconv.PRIVACY_POLICY] = rules.policy.name
+                try:
+                    self._mask(item)
+                except Exception as error:  # noqa: BLE001 (one odd run must not cost the others; it leaves without content)
+                    self._unmasked(item, error)
         self.trail.keep()
         return batch
+
+    def _mask(self, run: Run) -> None:
+        request = run.span.request
+        policy = None if request is None else request.privacy_policy
+        run.rules = rules = self._rules.get(policy) or self.rules(policy)
+        run.tally = tally = Tally()
+        if run.kind in rules.read_kinds:
+            run.content = self._content_of(run, rules, tally)
+        user = (None if request is None else request.user_id) or run.operation.user_id
+        if user:
+            self._add_user(str(user), rules, tally, run.content)
+        if not rules.is_default:
+            run.content[semconv.PRIVACY_POLICY] = rules.policy.name
+
+    def _unmasked(self, run: Run, error: Exception) -> None:
+        self._health.problem(
+            "privacy.mask",
+            f"aiobs could not mask the content of a {run.span.scope} run ({type(error).__name__}); its span leaves without.",
+        )
+        run.content = {semconv.TELEMETRY_ERROR: type(error).__name__}
 
     def _content_of(self, run: Run, rules: Rules, tally: Tally) -> dict[str, Any]:
         operation, outcome = run.operation, run.outcome
@@ -158,12 +171,14 @@ class Privacy:
 
     def _put_aside(self, folder: Path, run: Run, rules: Rules, found: dict[str, Any]) -> None:
         whole = ContentReader(rules, Tally(), self.hasher, max_chars=MAX_CHARS)
-        whole.read(Asked(run.kind, run.operation.content, run.outcome.content, run.outcome.finish_reasons))
         try:
+            whole.read(
+                Asked(run.kind, run.operation.content, run.outcome.content, run.outcome.finish_reasons)
+            )
             found[semconv.CONTENT_REF] = put_aside(
                 folder, f"{run.span.trace.trace_id:032x}-{run.span.span_id:016x}", whole.found
             )
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 (the disk, or a foreign object that is read a second time)
             self._health.problem(
                 "privacy.overflow",
                 f"aiobs: content that is too long for an attribute cannot be written below {folder} "
@@ -221,10 +236,10 @@ class Privacy:
         rules, tally = self.rules(policy), Tally()
         mask = ForeignMask(rules, tally, max_chars=self._settings.content_max_chars)
         masked = mask.span(span, self.masked_resource(span.resource))
-        user = (span.attributes or {}).get("user.id")
+        user = (span.attributes or {}).get(semconv.OI_USER_ID)
         noted: dict[str, Any] = {}
-        if isinstance(user, str) and rules.modes["user_id"] == "hash":
-            self._add_user(user, rules, tally, noted)
+        if user and isinstance(user, (str, int, float)) and rules.modes["user_id"] == "hash":
+            self._add_user(str(user), rules, tally, noted)
         if tally.found:
             self.close(tally, rules, noted)
         if noted:

@@ -34,10 +34,19 @@ class Trail:
     def __init__(self, settings: Settings, health: Health, store_folder: Path | None) -> None:
         self._settings = settings
         self._health = health
-        self._path = audit_path(settings, store_folder)
+        self._path = self._chosen_path(store_folder)
         self._keys: HashKeys | None = None
         self._since_s = 0.0
         self.counts: Masked = Counter()
+
+    def _chosen_path(self, store_folder: Path | None) -> Path | None:
+        try:
+            return audit_path(self._settings, store_folder)
+        except RuntimeError as error:  # `~name` of nobody
+            self._health.problem(
+                "audit.no_path", f"aiobs: AIOBS_AUDIT names no file ({error}); no audit log is kept."
+            )
+            return None
 
     def begin(self, keys: HashKeys, key_id: str | None) -> None:
         """Note the configuration, once there is a key to seal the record with."""

@@ -63,7 +63,7 @@ class Renderer:
 
     def __init__(self, settings: Settings, resource: Resource, health: Health, privacy: Privacy) -> None:
         self._privacy = privacy
-        self._resource = privacy.masked_resource(resource)
+        self._resource = resource
         self._health = health
         # The newer generation has no released schema yet, and a mixture has none.
         self._schema_url = semconv.SCHEMA_URL_1_41 if settings.semconv == "1.41" else None
@@ -128,7 +128,7 @@ class Renderer:
             name,
             theirs.context(span.own_context()),
             run.parent,
-            self._resource,
+            privacy.masked_resource(self._resource),
             leaving,
             events,
             links,
@@ -243,6 +243,8 @@ class Safe:
             elif kind is float:
                 if not math.isfinite(value):
                     del out[key]
+                elif value >= _MIN_NUMBER:
+                    out[key] = self._number(key, value)
             elif kind is not bool:
                 mended = self._mended(key, value)
                 if mended is None:
@@ -251,7 +253,7 @@ class Safe:
                     out[key] = mended
         return out
 
-    def _number(self, key: str, value: int) -> Any:
+    def _number(self, key: str, value: float) -> Any:
         """A number, or the tag of what it is: cards and accounts are numbers to some applications."""
         (masked,) = self._rules.masker.value({key: value}, self._tally.of("attributes")).values()
         return masked

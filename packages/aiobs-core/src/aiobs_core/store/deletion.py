@@ -125,6 +125,10 @@ class Deletion:
             # Before the commit: a process that dies here leaves a trace that can be deleted again.
             for reference in self._references(block) if known is None else known:
                 self._delete_file(reference)
+        for path in (self._folder / CONTENT_FOLDER).glob(
+            f"{trace.hex()}-*"
+        ):  # of spans that never got here, too
+            self._delete_file(f"{CONTENT_FOLDER}/{path.name}")
         execute = self._connection.execute
         self._connection.executemany("DELETE FROM body WHERE id = ?", [(block,) for block in blocks])
         span_count = execute("DELETE FROM spans WHERE trace_id = ?", (trace,)).rowcount

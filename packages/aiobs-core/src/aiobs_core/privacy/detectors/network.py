@@ -23,7 +23,10 @@ _MAC_OF_CISCO: Final = re.compile(
     r"(?<![0-9A-Za-z.])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![0-9A-Za-z.])"
 )
 _QUADS: Final = re.compile(r"\.[0-9A-Fa-f]{4}\.")
-_USER_INFO: Final = re.compile(r"(?<=://)[^\s/@\"'<>?#\\]{1,256}(?=@)")
+# A password may hold what ends an authority, if it stands where no port can.
+_USER_INFO: Final = re.compile(
+    r"(?<=://)(?:[^\s/@:\"'<>?#\\]{0,128}:(?!\d{1,5}[/?#])[^\s\"'<>\\]{1,256}|[^\s/@\"'<>?#\\]{1,256})(?=@)"
+)
 _QUERY: Final = re.compile(r"(?:\A|[?&;])([A-Za-z0-9_.\-]{1,64})=([^&#\s\"'<>\\;]+)")
 _SECRET_PARAMETERS: Final = re.compile(
     r"(?i)(?:^|[_\-.])(?:key|apikey|token|secret|sig|signature|password|passwd|pwd|pass|auth|credential|credentials|code"
