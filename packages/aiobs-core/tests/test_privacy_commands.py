@@ -23,7 +23,7 @@ from aiobs_core.store.reader import Store
 from aiobs_core.store.writer import StoreExporter
 
 KEY, OLD_KEY = "the key of these tests", "the key before that one"
-HASH = Hasher(keys_in(KEY)).hash("user_id", "ada")
+HASH = Hasher(keys_in(KEY)).hash("user_id", "u-ada")
 DAY_NS = 86_400 * 10**9
 SECRET = "jane@example.com"
 
@@ -98,9 +98,9 @@ def test_erase_finds_a_plain_id_under_every_key_and_in_the_clear(
     fill, make_span, folder, monkeypatch, capsys
 ):
     monkeypatch.setenv("AIOBS_HASH_KEY", f"{KEY}\n{OLD_KEY}")
-    old = Hasher(keys_in(OLD_KEY)).hash("user_id", "ada")
-    fill(*(of_user(make_span, user, trace_id=at) for at, user in enumerate([HASH, old, "ada", "bob"], 1)))
-    code, out, _ = run(capsys, "erase", "--user-id", "ada", "--yes", "--json")
+    old = Hasher(keys_in(OLD_KEY)).hash("user_id", "u-ada")
+    fill(*(of_user(make_span, user, trace_id=at) for at, user in enumerate([HASH, old, "u-ada", "bob"], 1)))
+    code, out, _ = run(capsys, "erase", "--user-id", "u-ada", "--yes", "--json")
     assert code == 0
     assert json.loads(out) == {
         "store": str(folder), "trace_count": 3, "span_count": 3, "spooled_span_count": 0, "is_compacted": True,
@@ -139,7 +139,7 @@ def test_a_date_without_a_zone_is_local(folder):
     [
         (["erase"], "one of the arguments --user --user-id --trace --before is required"),
         (["erase", "--user", HASH, "--trace", "1"], "not allowed with argument"),
-        (["erase", "--user", "ada", "--yes"], "expected a hash as it is displayed"),
+        (["erase", "--user", "u-ada", "--yes"], "expected a hash as it is displayed"),
         (["erase", "--user-id", " ", "--yes"], "expected the id of a user"),
         (["erase", "--before", "yesterday", "--yes"], "expected a date or date-time in ISO 8601"),
     ],
@@ -179,14 +179,14 @@ def test_erase_asks_on_a_terminal(fill, make_span, folder, monkeypatch, capsys, 
 def test_a_user_id_is_never_looked_for_without_a_key(fill, make_span, folder, monkeypatch, capsys):
     fill(of_user(make_span, HASH, trace_id=1))
     monkeypatch.setenv("AIOBS_HASH_KEY", "short")
-    code, _, err = run(capsys, "erase", "--user-id", "ada", "--yes")
-    assert (code, "There is no valid hash key" in err, "ada" in err) == (1, True, False)
+    code, _, err = run(capsys, "erase", "--user-id", "u-ada", "--yes")
+    assert (code, "There is no valid hash key" in err, "u-ada" in err) == (1, True, False)
     monkeypatch.delenv("AIOBS_HASH_KEY")
     path = installation_key_file()
     path.parent.mkdir(parents=True)
     path.write_text("short")
     path.chmod(0o600)
-    code, _, err = run(capsys, "erase", "--user-id", "ada", "--yes")
+    code, _, err = run(capsys, "erase", "--user-id", "u-ada", "--yes")
     assert (code, "The hash key cannot be used" in err) == (1, True)
     assert traces_in(folder) == {1}
 
@@ -211,7 +211,7 @@ def test_erase_says_what_remains(fill, make_span, folder, capsys):
     ("argv", "facts"),
     [
         (["--user", HASH], {"selector": "user", "user": HASH}),
-        (["--user-id", "ada"], {"selector": "user_id"}),
+        (["--user-id", "u-ada"], {"selector": "user_id"}),
         (["--trace", "1" * 32], {"selector": "trace", "trace": "1" * 32}),
         (["--before", "2030-01-01T00:00Z"], {"selector": "before", "before": "2030-01-01T00:00:00+00:00"}),
     ],
@@ -222,7 +222,7 @@ def test_an_erasure_is_noted_without_the_plain_id(fill, make_span, log, capsys, 
     noted = records(log)[-1]
     counts = {"trace_count": 1, "span_count": 1, "spooled_span_count": 0, "is_compacted": True}
     assert (noted["kind"], noted["facts"]) == ("erasure", {"who": reads.operating_user(), **facts, **counts})
-    assert b"ada" not in log.read_bytes()
+    assert b"u-ada" not in log.read_bytes()
     assert verify(log, [KEY.encode()]).is_intact
 
 
@@ -493,7 +493,7 @@ def test_privacy_show_makes_no_key(folder, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "field", "text"),
     [
-        (["ada"], "user_id", "ada"),
+        (["u-ada"], "user_id", "u-ada"),
         (["--field", "prompts", "Hello"], "prompts", "user: Hello"),
         (["--field", "completions", "Hi"], "completions", "assistant: Hi"),
         (["--field", "prompts", "--as-is", "user: a\nassistant: b"], "prompts", "user: a\nassistant: b"),
@@ -506,10 +506,10 @@ def test_privacy_hash_is_that_of_the_attributes(folder, capsys, argv, field, tex
 
 
 def test_privacy_hash_takes_standard_input_and_needs_a_key(folder, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("ada\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("u-ada\n"))
     assert run(capsys, "privacy", "hash", "-")[1] == f"{HASH}\n"
     monkeypatch.setenv("AIOBS_HASH_KEY", "short")
-    code, out, err = run(capsys, "privacy", "hash", "ada")
+    code, out, err = run(capsys, "privacy", "hash", "u-ada")
     assert (code, out, "There is no valid hash key" in err) == (1, "", True)
 
 
