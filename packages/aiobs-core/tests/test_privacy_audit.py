@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -520,6 +521,29 @@ def test_processes_that_append_at_once_make_one_chain(path: Path) -> None:
     verdict = check(path)
     assert verdict.problems == verdict.remarks == ()
     assert verdict.record_count == 200
+
+
+def test_a_record_that_is_half_written_meanwhile_is_no_problem(path: Path) -> None:
+    fill(path, 1)
+    first, head = path.read_bytes(), path.with_name(f"{path.name}.head").read_bytes()
+    fill(path, 150)
+    later = path.read_bytes()[len(first) :].splitlines(keepends=True)
+    path.write_bytes(first)
+    path.with_name(f"{path.name}.head").write_bytes(head)
+
+    def write_in_halves() -> None:
+        with path.open("ab", buffering=0) as log:
+            for line in later:
+                for piece in (line[:90], line[90:]):
+                    log.write(piece)
+                    time.sleep(0.0005)
+
+    writer = threading.Thread(target=write_in_halves)
+    writer.start()
+    while writer.is_alive():
+        assert check(path).problems == ()
+    writer.join()
+    assert check(path).record_count == 151
 
 
 @posix_only

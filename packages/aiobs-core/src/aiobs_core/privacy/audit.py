@@ -156,7 +156,9 @@ def verify(path: Path, keys: Sequence[bytes], *, expect: str | None = None) -> V
     check = _Check([_derive_key(key) for key in keys], raw_head, _parse(raw_head or b"", _is_head), expect)
     try:
         with path.open("rb") as log:
-            while piece := log.readline(_MAX_LINE_BYTES):
+            left_bytes = os.fstat(log.fileno()).st_size  # not beyond: half a line may be whole a moment later
+            while piece := log.readline(min(left_bytes, _MAX_LINE_BYTES)):
+                left_bytes -= len(piece)
                 check.take(piece)
     except FileNotFoundError:
         if raw_head is None and expect is None:
