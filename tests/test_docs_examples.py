@@ -24,6 +24,7 @@ import aiobs_core
 
 said = []
 logging.getLogger("aiobs").addHandler(type("Said", (logging.Handler,), {"emit": lambda _, record: said.append(record)})())
+logging.getLogger("aiobs.pricing").propagate = False  # the models of examples have no price
 page, names = pathlib.Path(sys.argv[1]), {"__name__": "__main__"}
 for argument in sys.argv[2:]:
     line, _, code = argument.partition(":")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aiobs_core import Settings, SettingsError, _settings
+from aiobs_core import Settings, SettingsError, _setting_sources
 from aiobs_core.privacy._slow_patterns import slow_part
 from aiobs_core.privacy.hashing import NO_KEYS, Hasher
 from aiobs_core.privacy.masker import Masker
@@ -362,7 +362,7 @@ def test_the_closed_policy_lets_nothing_out() -> None:
 
 def _load(caplog: pytest.LogCaptureFixture, environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     caplog.clear()
-    _settings._warned.clear()  # another test may have been told the same
+    _setting_sources._warned.clear()  # another test may have been told the same
     with caplog.at_level(logging.WARNING, "aiobs"):
         settings = Settings.load(environ)
         assert Settings.load(environ) == settings  # nothing is said twice

@@ -46,7 +46,12 @@ def model(  # noqa: PLR0917 (bound with `partial` on the hot path, like the next
         semconv.INPUT_MESSAGE_COUNT: len(messages),
         semconv.INPUT_SIZE_CHARS: sum(text_size(getattr(each, "content", each)) for each in messages),
     }
-    known = {"temperature": metadata.get("ls_temperature"), "max_tokens": metadata.get("ls_max_tokens")}
+    known = {
+        "temperature": metadata.get("ls_temperature"),
+        "max_tokens": metadata.get("ls_max_tokens"),
+        # Only the application knows that a call is part of a batch.
+        "service_tier": metadata.get("service_tier"),
+    }
     asked = first_text(metadata, ("ls_model_name",)) or request_model(invocation)
     client = serialized.get("kwargs") if isinstance(serialized, dict) else None
     return Operation(

@@ -8,9 +8,18 @@ from typing import Any, Final
 
 from aiobs_core import Outcome, RunStatus, Usage, semconv
 from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, as_it_is, kept, text_size
-from aiobs_core.providers import finish_reason, response_id, response_model, usage_in, usage_of
+from aiobs_core.providers import (
+    cost_usd,
+    finish_reason,
+    response_id,
+    response_model,
+    service_tier,
+    usage_in,
+    usage_of,
+)
 from aiobs_langchain._operation import rendered
 
+_CACHE_HIT: Final = {"usage": Usage(source="cache_hit"), "cost_usd": 0.0}
 _CONTROL_FLOW: Final = Outcome(status=RunStatus.SUCCESS)
 
 
@@ -75,21 +84,25 @@ def _model(response: Any, choices: Sequence[Any], messages: Sequence[Any]) -> Ou
         attributes[semconv.OUTPUT_TOOL_CALL_COUNT] = tool_calls
     metadata = getattr(messages[0], "response_metadata", None)
     return Outcome(
-        usage=_usage(messages[0], llm_output),
         model=response_model(metadata, llm_output),
         response_id=response_id(metadata, llm_output),
         finish_reasons=tuple(reason for reason in reasons if reason is not None),
         attributes=attributes,
         content=partial(rendered, said, "assistant"),
+        **_billed(messages, metadata, llm_output),
     )
 
 
-def _usage(message: Any, llm_output: Mapping[str, Any]) -> Usage | None:
-    # With n > 1 every message repeats the total: one message is taken, never the sum.
-    reported = getattr(message, "usage_metadata", None)
+def _billed(messages: Sequence[Any], metadata: Any, llm_output: Mapping[str, Any]) -> dict[str, Any]:
+    """What the bill depends on. With n > 1 every message repeats the total: one message is read, never the sum."""
+    reported = getattr(messages[0], "usage_metadata", None)
     if isinstance(reported, dict) and reported.get("total_cost") == 0:
-        return Usage(source="cache_hit")  # LangChain's mark of its cache: these tokens were not used again
-    return usage_of(reported) or usage_in(llm_output)
+        # LangChain's mark of its cache. The message still says what the call cost when it was made: that is paid.
+        return _CACHE_HIT
+    usage = usage_of(reported) or usage_in(llm_output)
+    # LangChain has put all of `llm_output` into the metadata of a message that is the only one.
+    said = (metadata, reported) if metadata and len(messages) == 1 else (metadata, llm_output, reported)
+    return {"usage": usage, "service_tier": service_tier(*said), "cost_usd": cost_usd(*said)}
 
 
 def _tool(output: Any) -> Outcome:

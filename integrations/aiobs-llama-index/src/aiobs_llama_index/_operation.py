@@ -60,6 +60,10 @@ def _read(rule: Rule, instance: Any, fields: Fields, arguments: Arguments, tags:
     said = {} if rule.read is None else rule.read(rule.operation, instance, fields, arguments)
     if tags:
         said.update(from_metadata(tags))
+        if (
+            "service_tier" in tags and "params" in said
+        ):  # only the application knows that a call is part of a batch
+            said["params"] = {**request_params({"service_tier": tags["service_tier"]}), **said["params"]}
     return rule.operation._replace(**said)
 
 

@@ -13,7 +13,16 @@ from llama_index.core.chat_engine.types import StreamingAgentChatResponse
 
 from aiobs_core import Outcome, Recorder, RunStatus, semconv
 from aiobs_core.adapter import HANDED_OFF, INTERRUPTED, TOOL_RETURNED_ERROR, as_it_is, message_of, text_size
-from aiobs_core.providers import fields_of, finish_reason, response_id, response_model, usage_in, usage_of
+from aiobs_core.providers import (
+    cost_usd,
+    fields_of,
+    finish_reason,
+    response_fields,
+    response_id,
+    response_model,
+    service_tier,
+    usage_in,
+)
 
 _STREAMS: Final = (StreamingResponse, AsyncStreamingResponse)  # the model is asked when they are read
 
@@ -87,14 +96,16 @@ def _model(response: Any) -> Outcome:
     attributes = {semconv.OUTPUT_SIZE_CHARS: text_size(response.text if said is None else said.blocks)}
     if calls:
         attributes[semconv.OUTPUT_TOOL_CALL_COUNT] = len(calls)
-    fields = fields_of(raw)
+    fields = response_fields(raw)
     return Outcome(
-        usage=usage_in(fields) or usage_of(more),
+        usage=usage_in(fields) or usage_in(more),
         model=response_model(fields),
         response_id=response_id(fields),
         finish_reasons=_finish_reasons(fields, more),
         attributes=attributes,
         content=partial(messages, (response.text if said is None else said,), "assistant"),
+        service_tier=service_tier(fields),
+        cost_usd=cost_usd(fields),
     )
 
 

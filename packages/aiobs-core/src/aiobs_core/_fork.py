@@ -16,6 +16,7 @@ from typing import Final
 _PATIENCE_S: Final = 1.0  # a thread that forks while it, or one it waits for, imports must not wait for ever
 
 _lock = threading.RLock()
+_is_child = False
 _here = threading.local()
 
 
@@ -36,8 +37,14 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _lock
+    global _lock, _is_child
     _lock = threading.RLock()
+    _is_child = True
+
+
+def is_forked_child() -> bool:
+    """Whether this process was forked from one that had aiobs imported: what that one made may be ours, too."""
+    return _is_child
 
 
 if hasattr(os, "register_at_fork"):

@@ -21,18 +21,19 @@ class Health:
         self._counts: Counter[str] = Counter()
         self._warned: set[str] = set()
 
-    def problem(self, kind: str, message: str, *, lost: int = 0) -> None:
+    def problem(self, kind: str, message: str, *, lost: int = 0, signal: str = "spans") -> None:
         """Count one problem and log `message` if it is the first of its `kind`.
 
         Args:
             kind: Short dotted name such as `store.unwritable`; never user data, since each kind is kept for ever.
             message: What went wrong, its consequence and what to do; no content.
-            lost: Spans that are gone because of it.
+            lost: Items that are gone because of it.
+            signal: What they are: `spans`, `metrics` or `logs`.
         """
         with self._lock:
             self._counts[kind] += 1
             if lost:
-                self._counts["spans.dropped"] += lost
+                self._counts[f"{signal}.dropped"] += lost
             first = kind not in self._warned
             self._warned.add(kind)
         if first:
@@ -47,6 +48,6 @@ class Health:
             self._warned.clear()
 
     def counts(self) -> dict[str, int]:
-        """Problems by kind, and `spans.dropped`, since the process started (a copy)."""
+        """Problems by kind, and `spans.dropped` and the like, since the process started (a copy)."""
         with self._lock:
             return dict(self._counts)

@@ -56,6 +56,10 @@ class OpenRuns:
             span.finish(end_ns)
             self.ended(span)
 
+    def has(self, scope: str) -> bool:
+        """Whether a run of this instrumentation scope is open."""
+        return any(getattr(run, "scope", None) == scope for run in list(self.by_key.values()))
+
     def rename(self, key: Hashable, new: Hashable) -> bool:
         """Give a run another key; False if it is not open, or another run has that key."""
         run = self.by_key.get(key)

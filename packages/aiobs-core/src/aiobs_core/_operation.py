@@ -69,16 +69,35 @@ class RunStatus(_Name):
 class Usage(NamedTuple):
     """Tokens of one model call. None is unknown; 0 is a count.
 
-    `input_tokens` includes cache reads and writes, `output_tokens` includes reasoning, as the GenAI conventions say.
+    `input_tokens` includes cache reads and writes, `output_tokens` includes reasoning, as the GenAI conventions say. All
+    others are parts of these two, counted apart where they have a price of their own.
+
+    Attributes:
+        input_tokens: All that went in.
+        output_tokens: All that came out.
+        cache_read_tokens: Input that was read from the provider's cache.
+        cache_write_tokens: Input that was written to it, for however long.
+        cache_write_1h_tokens: Part of `cache_write_tokens`: what is kept for an hour, at a higher price than 5 minutes.
+        cache_read_audio_tokens: Part of `cache_read_tokens`: audio.
+        reasoning_tokens: Output that the model kept to itself.
+        audio_input_tokens: Input of audio, cached or not.
+        audio_output_tokens: Output of audio.
+        image_input_tokens: Input of images, cached or not.
+        image_output_tokens: Output of images.
+        source: Who counted.
     """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    cache_read_audio_tokens: int | None = None
     reasoning_tokens: int | None = None
     audio_input_tokens: int | None = None
     audio_output_tokens: int | None = None
+    image_input_tokens: int | None = None
+    image_output_tokens: int | None = None
     source: UsageSource = "reported"
 
 
@@ -97,7 +116,8 @@ class Operation(NamedTuple):
         provider: As in `gen_ai.provider.name`.
         model: Model that is asked for.
         endpoint: Base URL; only host and port are used.
-        params: Inference parameters under their GenAI names (`temperature`, `max_tokens`, …); others are ignored.
+        params: Inference parameters under their GenAI names (`temperature`, `max_tokens`, …) and the `service_tier` that
+            is asked for; others are ignored.
         agent: Agent that the run belongs to.
         conversation_id: Conversation or thread, as the application names it.
         request_id: Request, as the application names it.
@@ -148,6 +168,10 @@ class Outcome(NamedTuple):
         status: How it ended, where the verb does not settle it: a tool that returned an error, a paused graph.
         error_type: Class name of an error that the framework handled.
         events: Names of span events to add at the end.
+        service_tier: The tier that served the call, in the provider's word: `default`, `flex`, `priority`, `batch`,
+            `standard`, … Prices differ by it, and it may be another than the request asked for.
+        cost_usd: What the call cost, where a gateway, tool or retriever says so itself: no price list knows better. What is
+            negative or not finite is no cost.
     """
 
     usage: Usage | None = None
@@ -159,3 +183,5 @@ class Outcome(NamedTuple):
     status: RunStatus | None = None
     error_type: str | None = None
     events: tuple[str, ...] = ()
+    service_tier: str | None = None
+    cost_usd: float | None = None

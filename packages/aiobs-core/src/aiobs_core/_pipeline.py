@@ -1,4 +1,4 @@
-"""The corridor: ended spans go from a bounded queue through an ordered list of stages to the destinations.
+"""The queue in front of the corridor, and the worker that takes what is in it through all stages.
 
 One daemon thread per process does all the work. Ended runs and spans of other instrumentations arrive in the same
 queue, so they share every stage from `decide` on.
@@ -10,35 +10,33 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import attach, set_value
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import TraceFlags
 
 from aiobs_core._context import SUPPRESS_KEY, request_attributes
+from aiobs_core._corridor import Arrived, Corridor
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._health import Health
-from aiobs_core._run import Reader, Run
+from aiobs_core._run import Reader
 from aiobs_core._span import NEW_TRACE_SAMPLED, AgentSpan, LocalTrace, new_span_id, new_trace_id
 from aiobs_core.export.destinations import Destinations
+from aiobs_core.metrics.active import ActiveRuns
+from aiobs_core.metrics.meters import Meters
+from aiobs_core.metrics.series import FamilySnapshot, Point
 from aiobs_core.privacy.foreign import ForeignSpan
-from aiobs_core.privacy.stage import Privacy
-from aiobs_core.signals.spans import Renderer
+from aiobs_core.semconv import metrics as names
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import SpanContext, TracerProvider
 
     from aiobs_core._settings import Settings
-
-Arrived = AgentSpan | ReadableSpan | ForeignSpan
-InCorridor = AgentSpan | Run | ReadableSpan | ForeignSpan
-Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
-"""Takes a batch, returns what goes on. Called by the worker only; what it raises is counted and skips the stage."""
 
 _MAX_BATCH: Final = 256  # more would live long enough to cost a pass of the garbage collector each
 _IDLE_S: Final = 30.0
@@ -65,12 +63,14 @@ class Pipeline:
         settings: Settings,
         health: Health,
         *,
+        open_runs: Mapping[Hashable, object],
         housekeeping: Callable[[Sequence[AgentSpan], int], int],
         exporters: Sequence[SpanExporter] | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self._settings = settings
         self._health = health
+        self._open_runs = open_runs
         self._housekeeping = housekeeping
         self._exporters = exporters
         self._tracer_provider = tracer_provider
@@ -79,10 +79,26 @@ class Pipeline:
         self.new_span_id = new_span_id
         self._new_trace_id = new_trace_id
         self._destinations: Destinations | None = None
-        self._stages: tuple[Stage, ...] = ()
-        self._privacy: Privacy | None = None
-        self._reader = Reader(health)
+        self._corridor: Corridor | None = None
+        self._start_counting()
         self._renew_threading()
+
+    def _start_counting(self) -> None:
+        """What a process counts from its start on, whatever is opened and closed meanwhile."""
+        self._reader = Reader(self._health)
+        self.meters = Meters(self._health, max_values=self._settings.metric_max_values)
+        self.meters.observe("queue", self._observed)
+        active = ActiveRuns(
+            self._open_runs,
+            lambda: self._settings,
+            self._health,
+            known=self.meters.sorts,
+            overflowed=self.meters.note_overflow,
+        )
+        self.meters.observe("active", active)
+
+    def _observed(self) -> Sequence[FamilySnapshot]:
+        return [FamilySnapshot(names.TELEMETRY_QUEUED, [Point((), self._queue.qsize())])]
 
     def _renew_threading(self) -> None:
         self._queue: queue.SimpleQueue[Arrived | _Marker] = queue.SimpleQueue()  # put() is safe in finalizers
@@ -157,22 +173,15 @@ class Pipeline:
                 self.new_span_id = destinations.id_generator.generate_span_id
                 self._new_trace_id = destinations.id_generator.generate_trace_id
             self._destinations = destinations
-            self._stages = self._assemble(destinations)
+            self._corridor = Corridor(
+                self._settings,
+                self._health,
+                reader=self._reader,
+                meters=self.meters,
+                destinations=destinations,
+            )
             self.is_open = True
             self._start_worker()  # not with the first end only: runs that never end have to be closed, too
-
-    def _assemble(self, destinations: Destinations) -> tuple[Stage, ...]:
-        self._reader.apply(self._settings)
-        privacy = Privacy(self._settings, self._health, store_folder=destinations.store_folder)
-        self._privacy = privacy
-        render = Renderer(self._settings, destinations.resource, self._health, privacy)
-        return (
-            self._read,
-            _decide,
-            privacy.mask,
-            render,
-            destinations.deliver,
-        )
 
     def flush(self, timeout_s: float) -> bool:
         """Deliver what was put before; False if that took longer than `timeout_s`."""
@@ -204,9 +213,9 @@ class Pipeline:
     def after_fork_in_child(self) -> Health:
         """Start afresh in a forked child: the parent's threads, locks and connections are not ours."""
         self._health = Health()
-        self._reader = Reader(self._health)
-        if self._destinations is not None:
-            self._destinations.forget_after_fork(self._health)
+        if self._corridor is not None:
+            self._corridor.forget_after_fork(self._health)
+        self._start_counting()
         self.is_open = False
         self._renew_threading()
         return self._health
@@ -277,6 +286,8 @@ class Pipeline:
             self._pass_through(batch)
             ended = [span for span in batch if type(span) is AgentSpan]
             next_call_ns = self._keep_house(ended)
+            if (corridor := self._corridor) is not None:
+                next_call_ns = min(next_call_ns, corridor.keep())
             if marker is not None and self._answer(marker):
                 return
             first, batch, ended = None, [], []  # nothing of a run lives on while the worker waits
@@ -315,68 +326,38 @@ class Pipeline:
                 return batch, None
         return batch, item
 
-    def _pass_through(self, batch: Sequence[InCorridor]) -> None:
-        if batch and not self.is_open:
-            try:
+    def _pass_through(self, batch: Sequence[Arrived]) -> None:
+        if not batch:
+            return
+        try:
+            if not self.is_open:
                 self.open()
-            except _SURVIVED as error:
-                self._health.problem(
-                    "pipeline.open",
-                    f"aiobs: no destination could be opened ({type(error).__name__}); ended runs are lost.",
-                    lost=len(batch),
-                )
-                return
-        for stage in self._stages:
-            if not batch:
-                return
-            try:
-                batch = stage(batch)
-            except _SURVIVED as error:
-                name = getattr(stage, "__name__", type(stage).__name__)
-                self._health.problem(
-                    f"stage.{name}",
-                    f"aiobs: the stage {name} failed on a batch ({type(error).__name__}); its spans are lost.",
-                    lost=len(batch),
-                )
-                return
-
-    def _read(self, batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
-        read = self._reader.read
-        out: list[InCorridor] = []
-        for item in batch:
-            if isinstance(item, AgentSpan):
-                try:
-                    run = read(item)
-                except _SURVIVED as error:
-                    self._health.problem(
-                        "read", f"aiobs: a run could not be read ({type(error).__name__}).", lost=1
-                    )
-                    continue
-                if run is not None:
-                    out.append(run)
-            else:
-                out.append(item)
-        return out
+            if (corridor := self._corridor) is not None:
+                corridor(batch)
+        except _SURVIVED as error:
+            self._health.problem(
+                "pipeline.open",
+                f"aiobs: no destination could be opened ({type(error).__name__}); ended runs are lost.",
+                lost=len(batch),
+            )
 
     def _answer(self, marker: _Marker) -> bool:
-        destinations = self._destinations
+        corridor = self._corridor
         left_s = max(0.0, marker.deadline - time.monotonic())
-        if self._privacy is not None:
-            self._privacy.trail.note()
         if marker.close:
             marker.delivered = self._close(left_s)
         else:
-            marker.delivered = destinations is None or destinations.force_flush(left_s)
+            marker.delivered = corridor is None or corridor.flush(left_s)
         self._answered += 1
         marker.done.set()
         return marker.close
 
     def _close(self, timeout_s: float) -> bool:
         with self._lock:
-            destinations, self._destinations = self._destinations, None
+            corridor, self._corridor, self._destinations = self._corridor, None, None
             self.is_open = False
         # Not under the lock: an exporter may take its time, and a run that starts meanwhile opens new destinations.
-        delivered = destinations is None or destinations.shutdown(timeout_s)
+        delivered = corridor is None or corridor.close(timeout_s)
         with self._lock:
             self._worker = None
             if not self._queue.empty():  # put while we closed
@@ -388,8 +369,6 @@ class Pipeline:
         destinations = self._destinations
         if destinations is not None:
             destinations.wait_until_ready(timeout_s)
-
-
-def _decide(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
-    """Keep what the head sampler, or the caller upstream, has kept."""
-    return [item for item in batch if not isinstance(item, Run) or item.span.trace.sampled]
+        corridor = self._corridor
+        if corridor is not None:
+            corridor.logs.wait_until_ready(timeout_s)

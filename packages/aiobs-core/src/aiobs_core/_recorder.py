@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from aiobs_core._settings import Settings
     from aiobs_core._span import OperationSource, OutcomeSource
+    from aiobs_core.metrics.meters import Meters
 
 _MANUAL_SCOPE: Final = "aiobs.manual"
 
@@ -56,23 +57,27 @@ class Recorder:
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.health = Health()
-        self._settings = settings
-        self._off = not settings.enabled
-        self._max_open_runs = settings.max_open_runs
-        self._chain_spans = settings.chain_spans
-        self._keeps_errors = keeps_errors(settings)
+        self._take(settings)
         self._open_runs = OpenRuns(self.health)
         self._runs = self._open_runs.by_key
         self._sweeper = Sweeper(settings, self._runs, self._open_runs.close)
         self._pipeline = Pipeline(
             settings,
             self.health,
+            open_runs=self._runs,
             housekeeping=self._sweeper,
             exporters=exporters,
             tracer_provider=tracer_provider,
         )
         self._ended = self._open_runs.ended = self._pipeline.put
         self._apply_lock = threading.Lock()
+
+    def _take(self, settings: Settings) -> None:
+        self._settings = settings
+        self._max_open_runs = settings.max_open_runs
+        self._chain_spans = settings.chain_spans
+        self._keeps_errors = keeps_errors(settings)
+        self._off = not settings.enabled
 
     # --- the four verbs ---------------------------------------------------------------------------------------
 
@@ -175,7 +180,6 @@ class Recorder:
             self._verb_failed("fail", problem)
         self._ended(span)
 
-    # --- around the verbs ---
     def hand_over(
         self,
         key: Hashable,
@@ -241,7 +245,12 @@ class Recorder:
 
     def is_busy(self, scope: str) -> bool:
         """Whether a run of this instrumentation scope is open."""
-        return any(getattr(run, "scope", None) == scope for run in list(self._runs.values()))
+        return self._open_runs.has(scope)
+
+    @property
+    def metrics(self) -> Meters:
+        """The metrics of this process."""
+        return self._pipeline.meters
 
     @property
     def settings(self) -> Settings:
@@ -262,11 +271,7 @@ class Recorder:
         """
         with self._apply_lock:
             only_switched = replace(settings, enabled=self._settings.enabled) == self._settings
-            self._settings = settings
-            self._max_open_runs = settings.max_open_runs
-            self._chain_spans = settings.chain_spans
-            self._keeps_errors = keeps_errors(settings)
-            self._off = not settings.enabled
+            self._take(settings)
             self._pipeline.takes_foreign_spans = settings.enabled
             self._sweeper.apply(settings)
             if not only_switched or exporters is not None or tracer_provider is not None:
@@ -278,8 +283,7 @@ class Recorder:
         Args:
             timeout_s: Seconds to wait; `export_timeout_s` of the settings if None.
 
-        Returns:
-            False if something could not be delivered in time, or was lost since the last flush.
+        Returns: False if something could not be delivered in time, or was lost since the last flush.
         """
         return self._pipeline.flush(self._settings.export_timeout_s if timeout_s is None else timeout_s)
 
@@ -392,7 +396,5 @@ class Recorder:
         return span
 
     def _verb_failed(self, verb: str, error: BaseException) -> None:
-        what = f"aiobs: recording a run failed in {verb} ({type(error).__name__})"
-        self.health.problem(
-            f"recorder.{verb}", f"{what}; the application is not affected, the run may be missing."
-        )
+        what = f"aiobs: recording a run failed in {verb} ({type(error).__name__}); it may be missing."
+        self.health.problem(f"recorder.{verb}", what)

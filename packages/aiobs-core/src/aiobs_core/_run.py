@@ -16,6 +16,10 @@ from aiobs_core._settings import Settings
 from aiobs_core._span import AgentSpan, class_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from aiobs_core.metrics.series import Distribution
     from aiobs_core.privacy.content import Rules, Tally
 
 _IMPLIED_STAGE: Final = {
@@ -48,13 +52,18 @@ class Run:
     """
 
     __slots__ = (
+        "above",
         "agent",
         "content",
+        "cost",
+        "cost_total_usd",
         "error",
         "error_type",
         "extra",
+        "is_unpriced",
         "kind",
         "links",
+        "marks",
         "operation",
         "outcome",
         "parent",
@@ -75,9 +84,16 @@ class Run:
         self.status = _SUCCESS
         self.error_type: str | None = None
         self.parent: SpanContext | None = None
+        self.above: AgentSpan | None = None  # the nearest recorded run above it
         self.links: list[Link] = span.links or []
         self.extra: dict[str, AttributeValue] = {}
         self.error: BaseException | None = None
+        # Of the stage `price`: what the call cost by itself, and, where it has a price, with everything inside.
+        self.cost: Decimal | None = None
+        self.cost_total_usd: float | None = None
+        self.is_unpriced = False
+        # Of the stage `measure`: where a kept run is an example of what was counted.
+        self.marks: Sequence[tuple[Distribution, int, float]] = ()
         # Of the stage `mask`: what the policy lets out of the content, and the rules for everything else.
         self.content: dict[str, AttributeValue] = {}
         self.rules: Rules | None = None
@@ -114,7 +130,7 @@ class Reader:
         run.error, span.error = span.error, None
         if span.finish_reasons and not run.outcome.finish_reasons:
             run.outcome = run.outcome._replace(finish_reasons=span.finish_reasons)
-        parent = self._recorded_parent(span)
+        parent = run.above = self._recorded_parent(span)
         if run.agent is None and parent is not None:
             agent = parent.agent_inside
             run.agent = agent if agent != "" else self._agent_inside(parent)

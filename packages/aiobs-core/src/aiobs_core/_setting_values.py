@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiobs_core.privacy.hashing import HashKeys, keys_in, keys_in_file
 from aiobs_core.privacy.policy import FIELDS, MODES, Policy
@@ -89,6 +89,25 @@ def exporters(value: object) -> tuple[str, ...]:
     if any(name not in accepted for name in given):
         raise ValueError("any of " + ", ".join(accepted) + ", separated by commas")
     return given
+
+
+def metric_exporters(value: object) -> tuple[str, ...]:
+    accepted = ("otlp", "none", "prometheus")
+    given = names(value)
+    if any(name not in accepted for name in given):
+        raise ValueError("any of " + ", ".join(accepted) + ", separated by commas")
+    return given
+
+
+def price_file(value: object) -> Any:
+    from aiobs_core.pricing.file import PriceFile, read_price_file
+
+    if isinstance(value, PriceFile):
+        return value
+    try:
+        return read_price_file(Path(text(value)).expanduser())
+    except ValueError as error:
+        raise ValueError(f"a price file without mistakes ({error})") from None
 
 
 def text(value: object) -> str:

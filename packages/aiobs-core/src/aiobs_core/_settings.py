@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from aiobs_core import _setting_values as values
 from aiobs_core._errors import SettingsError
+from aiobs_core._log_settings import LogSettings
+from aiobs_core._setting_sources import (
+    CONFIG_FILE_VARIABLE,
+    first_valid,
+    meant_by,
+    read_file,
+    setting,
+    unknown_names,
+    warn_once,
+)
 from aiobs_core.privacy.hashing import NO_KEYS, HashKeys
 from aiobs_core.privacy.policy import CLOSED, FIELDS, PRESETS, Policy
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-_log = logging.getLogger("aiobs")
-
-CONFIG_FILE_VARIABLE: Final = "AIOBS_CONFIG_FILE"
 _SDK_DISABLED_VARIABLE: Final = "OTEL_SDK_DISABLED"
 
 
@@ -31,37 +30,8 @@ _CLOSED: Final = "no content, no hash and no user id leaves until it is mended"
 _NO_HASHES: Final = "hashes are left out until it is mended"
 
 
-def _setting(
-    parse: Callable[[object], object],
-    default: object,
-    variables: str,
-    help_: str,
-    *,
-    closed: tuple[object, str] | None = None,
-    secret: bool = False,
-) -> Any:
-    """A field of `Settings`.
-
-    Args:
-        parse: Makes the value; raises ValueError that says what is accepted.
-        default: Where nothing is given.
-        variables: Of the environment, the first set one counts.
-        help_: For the page of settings.
-        closed: What an invalid value gives instead of the next source's, and what that means: privacy fails closed.
-        secret: The value is never shown.
-    """
-    metadata = {
-        "parse": parse,
-        "variables": tuple(variables.split()),
-        "help": help_,
-        "closed": closed,
-        "secret": secret,
-    }
-    return field(default=default, metadata=metadata, repr=not secret)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(LogSettings):
     """What aiobs does and where it sends it.
 
     Precedence: an argument of `configure()`, then the environment, then the TOML file named by
@@ -74,59 +44,59 @@ class Settings:
         'tree'
     """
 
-    enabled: bool = _setting(
+    enabled: bool = setting(
         values.boolean,
         True,
         "AIOBS_ENABLED OBSERVABILITY_ENABLED",
         "Master switch. `OTEL_SDK_DISABLED=true` wins over it.",
     )
-    console: str = _setting(
+    console: str = setting(
         values.choice("auto", "off", "summary", "tree"),
         "auto",
         "AIOBS_CONSOLE",
         "What to print to stderr when a run ends: `tree`, one line (`summary`), nothing (`off`). `auto`, in a terminal "
         "only: the tree of a run that failed or took over a second, else one line.",
     )
-    store: str = _setting(
+    store: str = setting(
         values.store,
         "auto",
         "AIOBS_STORE",
         "Local store: `off`, a folder, or `auto`: `./.aiobs` (else the user's data folder) while no OTLP endpoint "
         "is set and the application has no TracerProvider of its own.",
     )
-    dialects: tuple[str, ...] = _setting(
+    dialects: tuple[str, ...] = setting(
         values.dialects,
         ("ai_agent", "gen_ai"),
         "AIOBS_DIALECTS",
         "Attribute names to emit beside `ai.agent.*`: `gen_ai`, `openinference`.",
     )
-    semconv: str = _setting(
+    semconv: str = setting(
         values.choice("1.41", "latest", "both"),
         "1.41",
         "AIOBS_SEMCONV",
         "Generation of the `gen_ai.*` names.",
     )
-    chain_spans: bool = _setting(
+    chain_spans: bool = setting(
         values.boolean,
         True,
         "AIOBS_CHAIN_SPANS",
         "Record plumbing runs (inner chains, prompts, parsers) as spans. Off: their children hang under the next "
         "recorded ancestor.",
     )
-    estimate_usage: bool = _setting(
+    estimate_usage: bool = setting(
         values.boolean,
         False,
         "AIOBS_ESTIMATE_USAGE",
         "Count the tokens of model calls whose provider reports none, with tiktoken (`aiobs-core[estimate]`); such "
         "counts have `ai.agent.usage.source=estimated`.",
     )
-    metadata_keys: tuple[str, ...] = _setting(
+    metadata_keys: tuple[str, ...] = setting(
         values.names,
         (),
         "AIOBS_METADATA_KEYS",
         "Metadata keys that may leave the process, as `ai.agent.metadata.<key>`; separated by commas.",
     )
-    privacy_policy: Policy = _setting(
+    privacy_policy: Policy = setting(
         values.policy,
         PRESETS["strict"],
         "AIOBS_PRIVACY_POLICY",
@@ -134,7 +104,7 @@ class Settings:
         "(TOML, YAML).",
         closed=(CLOSED, _CLOSED),
     )
-    privacy_policies: tuple[Policy, ...] = _setting(
+    privacy_policies: tuple[Policy, ...] = setting(
         values.policies,
         (),
         "AIOBS_PRIVACY_POLICIES",
@@ -142,7 +112,7 @@ class Settings:
         "the presets.",
         closed=((), "they cannot be chosen"),
     )
-    content: tuple[tuple[str, str], ...] = _setting(
+    content: tuple[tuple[str, str], ...] = setting(
         values.content,
         (),
         "AIOBS_CONTENT",
@@ -150,7 +120,7 @@ class Settings:
         "`prompts=masked,tool_results=none`.",
         closed=(_NO_CONTENT, _CLOSED),
     )
-    capture_message_content: str = _setting(
+    capture_message_content: str = setting(
         values.choice("", "no_content", "span_only", "event_only", "span_and_event", "true", "false"),
         "",
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
@@ -158,19 +128,19 @@ class Settings:
         "`SPAN_AND_EVENT`), and with the default policy and without `AIOBS_CONTENT` a wish for `masked`.",
         closed=("no_content", "no readable content leaves until it is mended"),
     )
-    content_max_chars: int = _setting(
+    content_max_chars: int = setting(
         values.count(64, 10_000_000),
         8_192,
         "AIOBS_CONTENT_MAX_CHARS",
         "Longest text of content; longer ones are cut, with a mark. An attribute holds at most four times as much.",
     )
-    content_overflow: str = _setting(
+    content_overflow: str = setting(
         values.choice("cut", "store"),
         "cut",
         "AIOBS_CONTENT_OVERFLOW",
         "What becomes of longer content: `cut`, or `store`: the whole of it, masked, in a file beside the local store.",
     )
-    hash_key: HashKeys | None = _setting(
+    hash_key: HashKeys | None = setting(
         values.hash_key,
         None,
         "AIOBS_HASH_KEY",
@@ -179,7 +149,7 @@ class Settings:
         closed=(NO_KEYS, _NO_HASHES),
         secret=True,
     )
-    hash_key_file: HashKeys | None = _setting(
+    hash_key_file: HashKeys | None = setting(
         values.hash_key_file,
         None,
         "AIOBS_HASH_KEY_FILE",
@@ -187,68 +157,68 @@ class Settings:
         closed=(NO_KEYS, _NO_HASHES),
         secret=True,
     )
-    audit: str = _setting(
+    audit: str = setting(
         values.store,
         "auto",
         "AIOBS_AUDIT",
         "Audit log: `off`, a file, or `auto`: `audit.jsonl` in the folder of the local store, where that is in use.",
     )
-    retention_days: float = _setting(
+    retention_days: float = setting(
         values.number(0, 36_500, "days"),
         0.0,
         "AIOBS_RETENTION_DAYS",
         "Age at which traces are deleted from the local store; 0: as the policy says, which is never for `strict`.",
     )
-    max_open_runs: int = _setting(
+    max_open_runs: int = setting(
         values.count(1, 10_000_000),
         10_000,
         "AIOBS_MAX_OPEN_RUNS",
         "Runs open at once; beyond it the oldest is closed as `abandoned` and counted.",
     )
-    queue_size: int = _setting(
+    queue_size: int = setting(
         values.count(16, 10_000_000),
         16_384,
         "AIOBS_QUEUE_SIZE",
         "Ended spans that may wait for the worker (and for each exporter); beyond it new ones are dropped and counted.",
     )
-    flush_interval_s: float = _setting(
+    flush_interval_s: float = setting(
         values.number(0.01, 60, "seconds"),
         0.2,
         "AIOBS_FLUSH_INTERVAL_S",
         "How long the worker gathers ended spans.",
     )
-    grace_s: float = _setting(
+    grace_s: float = setting(
         values.number(0, 600, "seconds"),
         2.0,
         "AIOBS_GRACE_S",
         "How long the open descendants of an ended run may still report their own end.",
     )
-    run_ttl_s: float = _setting(
+    run_ttl_s: float = setting(
         values.number(1, 604_800, "seconds"),
         3_600.0,
         "AIOBS_RUN_TTL_S",
         "Age at which an open run is closed as `timed_out`.",
     )
-    export_timeout_s: float = _setting(
+    export_timeout_s: float = setting(
         values.number(0.1, 600, "seconds"),
         5.0,
         "AIOBS_EXPORT_TIMEOUT_S",
         "How long flush and shutdown may take.",
     )
-    otlp_endpoint: str = _setting(
+    otlp_endpoint: str = setting(
         values.text,
         "",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTLP receiver. Unset: nothing is sent, spans go to the local store. Not used with a TracerProvider of the "
         "application's own, which sends by itself.",
     )
-    otlp_protocol: str = _setting(
+    otlp_protocol: str = setting(
         values.choice("", "grpc", "http/protobuf"),
         "",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL OTEL_EXPORTER_OTLP_PROTOCOL",
         "`grpc` or `http/protobuf`. Unset: `grpc` for port 4317, else `http/protobuf`.",
     )
-    traces_exporter: tuple[str, ...] = _setting(
+    traces_exporter: tuple[str, ...] = setting(
         values.exporters,
         (),
         "OTEL_TRACES_EXPORTER",
@@ -278,11 +248,11 @@ class Settings:
         overrides = overrides or {}
         problems: list[str] = []
         known = {item.name: item for item in fields(cls)}
-        from_file = _read_file(environ.get(CONFIG_FILE_VARIABLE, ""), known, problems)
+        from_file = read_file(environ.get(CONFIG_FILE_VARIABLE, ""), known, problems)
         is_lost = from_file is None  # it may have said something about privacy
         from_file = from_file or {}
-        problems.extend(_unknown(overrides, known, "argument"))
-        meant = _meant({*overrides, *from_file} - known.keys(), known)
+        problems.extend(unknown_names(overrides, known, "argument"))
+        meant = meant_by({*overrides, *from_file} - known.keys(), known)
         found: dict[str, Any] = {}
         for name, item in known.items():
             candidates: list[tuple[object, str, str]] = []
@@ -292,7 +262,7 @@ class Settings:
             candidates.extend((environ[variable], variable, "environment") for variable in variables)
             if name in from_file:
                 candidates.append((from_file[name], name, environ[CONFIG_FILE_VARIABLE]))
-            found[name] = _first_valid(candidates, item, problems)
+            found[name] = first_valid(candidates, item, problems)
             if not candidates and item.metadata["closed"] is not None and (is_lost or name in meant):
                 found[name] = item.metadata["closed"][0]
         if environ.get(_SDK_DISABLED_VARIABLE, "").strip().lower() == "true":
@@ -300,72 +270,5 @@ class Settings:
         if problems and strict:
             raise SettingsError("\n".join(problems))
         for problem in problems:
-            _warn_once(problem)
+            warn_once(problem)
         return cls(**found)
-
-
-def _first_valid(
-    candidates: list[tuple[object, str, str]], item: Field[object], problems: list[str]
-) -> object:
-    parse, closed, is_secret = item.metadata["parse"], item.metadata["closed"], item.metadata["secret"]
-    rejected: list[str] = []
-    value: object = item.default
-    for given, name, source in candidates:
-        try:
-            value = parse(given)
-            break
-        except (ValueError, RuntimeError, OverflowError, OSError) as error:
-            got = "a value that is not shown" if is_secret else f"{str(given)[:80]!r}"
-            rejected.append(f"{name}: expected {error}, got {got} ({source})")
-            if closed is not None:  # the next source's could be weaker than what was meant
-                value = closed[0]
-                break
-    consequence = f"using {value!r}" if closed is None else closed[1]
-    problems.extend(f"{text}; {consequence}." for text in rejected)
-    return value
-
-
-def _meant(unknown: set[str], known: Mapping[str, object]) -> set[str]:
-    """The settings that names with a slip of the pen in them are meant to be."""
-    if not unknown:
-        return set()
-    from difflib import get_close_matches
-
-    return {match for name in unknown for match in get_close_matches(name, known, n=1, cutoff=0.8)}
-
-
-def _read_file(path: str, known: Mapping[str, object], problems: list[str]) -> Mapping[str, object] | None:
-    """The table of settings in the file; None if it cannot be read."""
-    if not path:
-        return {}
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problems.append(
-            f"{CONFIG_FILE_VARIABLE}: cannot read {path!r} as TOML ({type(error).__name__}: {error}); "
-            "using environment and defaults; what they do not say of privacy is closed."
-        )
-        return None
-    section = table.get("aiobs", table)
-    if not isinstance(section, dict):
-        problems.append(f"{CONFIG_FILE_VARIABLE}: expected a table [aiobs] in {path!r}; ignoring the file.")
-        return None
-    problems.extend(_unknown(section, known, path))
-    return section
-
-
-def _unknown(given: Mapping[str, object], known: Mapping[str, object], source: str) -> list[str]:
-    accepted = ", ".join(known)
-    return [
-        f"{name}: no such setting ({source}); accepted: {accepted}; ignoring it."
-        for name in sorted(given.keys() - known.keys())
-    ]
-
-
-_warned: set[str] = set()
-
-
-def _warn_once(problem: str) -> None:
-    if problem not in _warned:
-        _warned.add(problem)
-        _log.warning("%s", problem)

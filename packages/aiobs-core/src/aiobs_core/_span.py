@@ -26,10 +26,13 @@ from aiobs_core import semconv
 if TYPE_CHECKING:
     import weakref
     from asyncio import Task
+    from decimal import Decimal
     from typing import Any
 
     from aiobs_core._context import RequestAttributes
     from aiobs_core._operation import Operation, Outcome, RunStatus
+    from aiobs_core.logs.request import RequestSummary
+    from aiobs_core.pricing.stage import CostBelow
 
     OperationSource = Operation | Callable[[], Operation | None]
     OutcomeSource = Outcome | Callable[[], Outcome | None]
@@ -64,7 +67,7 @@ class LocalTrace:
     are monotonic and children lie inside their parents even when the wall clock is set meanwhile.
     """
 
-    __slots__ = ("clock_offset_ns", "flags", "sampled", "state", "trace_id")
+    __slots__ = ("clock_offset_ns", "flags", "log", "sampled", "spent_usd", "state", "trace_id")
 
     def __init__(
         self, trace_id: int, flags: TraceFlags = NEW_TRACE_SAMPLED, state: TraceState | None = None
@@ -74,6 +77,8 @@ class LocalTrace:
         self.sampled = flags.sampled
         self.state = state
         self.clock_offset_ns = time_ns() - perf_counter_ns()
+        self.log: RequestSummary | None = None  # the worker's: what the line of the request will say
+        self.spent_usd: Decimal | None = None  # the worker's: of a budget per request
 
 
 class AgentSpan(Span):
@@ -89,10 +94,12 @@ class AgentSpan(Span):
 
     __slots__ = (
         "_context",
+        "active_as",
         "adopts",
         "agent_inside",
         "attributes",
         "attempts",
+        "below",
         "chunk_count",
         "end_ns",
         "error",
@@ -183,7 +190,9 @@ class AgentSpan(Span):
         self.agent_inside: str | None = (
             ""  # of the runs inside, where their framework does not say; empty: not asked
         )
+        self.below: CostBelow | None = None
         self._context: SpanContext | None = None
+        self.active_as: tuple[tuple[str, str | int], ...] | None = None  # of whoever counts the open runs
 
     # --- the record ----------------------------------------------------------------------------------------
 

@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from aiobs_core.privacy.commands import add_commands
+    from aiobs_core.pricing import commands as of_prices
+    from aiobs_core.privacy import commands as of_privacy
 
     parser = argparse.ArgumentParser(prog="aiobs", description="Look at the runs of your agents.")
     parser.add_argument("--version", action="version", version=f"aiobs-core {_version()}")
@@ -111,7 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--store", metavar="DIR", help="folder of the store (default: as AIOBS_STORE says)"
         )
-    add_commands(commands)
+    of_privacy.add_commands(commands)
+    of_prices.add_commands(commands)
     _add_foreign_commands(commands)
     return parser
 
@@ -232,7 +234,7 @@ def _table(store: Store, runs: Sequence[StoredRun]) -> Iterator[str]:
 
 
 def _cells(store: Store, run: StoredRun) -> tuple[str, ...]:
-    from aiobs_core.export._text import duration_text, short_trace_id
+    from aiobs_core.export._text import duration_text, money_text, short_trace_id
 
     start = datetime.fromtimestamp(run.start_ns / 1e9).astimezone()
     name, error_count, status = _headline(store, run)
@@ -243,7 +245,7 @@ def _cells(store: Store, run: StoredRun) -> tuple[str, ...]:
         str(run.span_count),
         str(error_count or "-"),
         _tokens(run),
-        "-" if run.cost_nano_usd is None else f"${run.cost_nano_usd / 1e9:.4f}",
+        "-" if run.cost_nano_usd is None else money_text(run.cost_nano_usd / 1e9),
         status,
         name,
     )

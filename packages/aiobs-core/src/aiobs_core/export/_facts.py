@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from opentelemetry.trace import StatusCode
 
 from aiobs_core import semconv
 from aiobs_core._operation import Kind, RunStatus
-from aiobs_core.export._text import neutralise
+from aiobs_core.export._text import count_text, money_text, neutralise
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -43,6 +44,7 @@ class Facts:
     input_tokens: int | None
     output_tokens: int | None
     cached_tokens: int | None
+    cost_usd: float | None  # by itself, without what runs inside
     estimated: bool
     failed: bool
     note: str  # class of the error, or how it ended, or "": all went well
@@ -134,6 +136,7 @@ def _facts(span: ReadableSpan, encoding: str) -> Facts:
         input_tokens=_count(span, semconv.USAGE_INPUT_TOKENS, semconv.GEN_AI_USAGE_INPUT_TOKENS),
         output_tokens=_count(span, semconv.USAGE_OUTPUT_TOKENS, semconv.GEN_AI_USAGE_OUTPUT_TOKENS),
         cached_tokens=_count(span, semconv.USAGE_CACHE_READ_TOKENS, semconv.GEN_AI_USAGE_CACHE_READ),
+        cost_usd=_number(span, semconv.COST_USD),
         estimated=source == "estimated",
         failed=failed,
         note=neutralise(note, encoding=encoding),
@@ -141,6 +144,25 @@ def _facts(span: ReadableSpan, encoding: str) -> Facts:
         resume_wait_ns=None if resume_wait_s is None else int(resume_wait_s * 1e9),
         request=neutralise(_given_request_id(span), encoding=encoding),
     )
+
+
+def tokens_text(spans: Sequence[Facts], arrow: str) -> str:
+    """What went in and came out, such as `1.2k→49`."""
+    given = known_sum(item.input_tokens for item in spans)
+    got = known_sum(item.output_tokens for item in spans)
+    about = "~" if any(item.estimated for item in spans) else ""
+    if given is None or got is None:
+        known = [
+            f"{about}{count_text(n)} {word}" for n, word in ((given, "in"), (got, "out")) if n is not None
+        ]
+        return "".join(known)
+    return f"{about}{count_text(given)}{arrow}{count_text(got)}"
+
+
+def costs_text(spans: Iterable[Facts]) -> str:
+    """What the spans cost; empty where no price is known."""
+    known = [item.cost_usd for item in spans if item.cost_usd is not None]
+    return money_text(math.fsum(known)) if known else ""
 
 
 def walk(facts: Sequence[Facts]) -> Iterator[tuple[Facts, int | None]]:

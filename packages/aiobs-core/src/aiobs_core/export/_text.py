@@ -101,3 +101,8 @@ def counted(count: int, noun: str) -> str:
 def short_trace_id(trace_id: str) -> str:
     """The first digits of a hexadecimal trace id, as lists and trees print it and `aiobs show` takes it."""
     return trace_id[:_ID_DIGITS]
+
+
+def money_text(cost_usd: float) -> str:
+    """`$0.0042`; with two digits that tell something, where there are more noughts."""
+    return f"${cost_usd:.4f}" if cost_usd >= 0.0001 or not cost_usd else f"${cost_usd:.1e}"

@@ -12,10 +12,12 @@ from aiobs_core._operation import Kind, RunStatus
 from aiobs_core.export._facts import (
     Facts,
     busy_ns,
+    costs_text,
     failure_count,
     known_sum,
     outermost_calls,
     passing_on,
+    tokens_text,
     unique_facts,
     walk,
 )
@@ -255,7 +257,9 @@ def _columns(rows: Sequence[_Row], facts: Sequence[Facts], glyphs: Glyphs) -> li
         Column(name="model", cells=[[(row.spans[0].model, _DIM)] for row in rows]),
         Column(name="duration", cells=[[(_duration(row.spans), "")] for row in rows], right=True),
         Column(name="bar", cells=[[] for _ in rows], draw=[bar_of(row) for row in rows]),
-        Column(name="tokens", cells=[[(_tokens(row.spans, glyphs), "")] for row in rows], right=True),
+        Column(
+            name="tokens", cells=[[(tokens_text(row.spans, glyphs.arrow), "")] for row in rows], right=True
+        ),
         Column(
             name="remarks",
             cells=[_remarks(row) for row in rows],
@@ -294,20 +298,6 @@ def _mark(facts: Facts, glyphs: Glyphs) -> str:
     return glyphs.done if facts.ended_well else glyphs.stopped
 
 
-def _tokens(spans: Sequence[Facts], glyphs: Glyphs) -> str:
-    given, got = (
-        known_sum(item.input_tokens for item in spans),
-        known_sum(item.output_tokens for item in spans),
-    )
-    about = "~" if any(item.estimated for item in spans) else ""
-    if given is None or got is None:
-        known = [
-            f"{about}{count_text(n)} {word}" for n, word in ((given, "in"), (got, "out")) if n is not None
-        ]
-        return "".join(known)
-    return f"{about}{count_text(given)}{glyphs.arrow}{count_text(got)}"
-
-
 def _remarks(row: _Row) -> list[Segment]:
     facts = row.spans[0]
     cached = known_sum(item.cached_tokens for item in row.spans)
@@ -318,6 +308,8 @@ def _remarks(row: _Row) -> list[Segment]:
         told.append((f"resumed after {duration_text(facts.resume_wait_ns)}", _YELLOW))
     if cached:
         told.append((f"{count_text(cached)} cached", _DIM))
+    if cost := costs_text(row.spans):
+        told.append((cost, _DIM))
     if facts.first_chunk_ns and len(row.spans) == 1:
         told.append((f"first {duration_text(facts.first_chunk_ns)}", _DIM))
     return [(f"  {text}" if position else text, colour) for position, (text, colour) in enumerate(told)]
@@ -338,7 +330,7 @@ def _totals(
     # The least telling part goes first where the line is too narrow; mark and wall time stay.
     taken = len(mark[0]) + 1 + (_NARROW_NAME + 2 if with_name else 0)
     whole_name = display_width(tops[0].name)  # not cut for the id
-    for dispensable in ("trace", "share", "hidden", "spans", "tokens", "request", "failed"):
+    for dispensable in ("trace", "share", "hidden", "spans", "tokens", "cost", "request", "failed"):
         more = max(whole_name - _NARROW_NAME, 0) if dispensable == "trace" and with_name else 0
         if taken + more + segments_width(_joined(parts, glyphs)) > width:
             parts.pop(dispensable, None)
@@ -374,6 +366,8 @@ def _total_parts(tree: _Tree, *, drawn: int | None, glyphs: Glyphs) -> dict[str,
     known = [f"{count_text(n)} {word}" for n, word in ((given, "in"), (got, "out")) if n is not None]
     if known:
         parts["tokens"] = (" / ".join(known), "")
+    if cost := costs_text(facts):
+        parts["cost"] = (cost, "")
     generating = [item for item in models if item.kind is Kind.MODEL]
     if generating and wall_ns:
         parts["share"] = (f"model {100 * busy_ns(generating) / wall_ns:.0f}% of wall", "")

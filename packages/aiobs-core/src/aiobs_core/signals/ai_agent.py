@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +16,24 @@ _AGENT: Final = Kind.AGENT
 _EMBEDDING: Final = Kind.EMBEDDING
 _MODEL: Final = Kind.MODEL
 _TOOL: Final = Kind.TOOL
+
+
+_RARE_NAMES: Final = (
+    semconv.USAGE_CACHE_WRITE_1H_TOKENS,
+    semconv.USAGE_CACHE_READ_AUDIO_TOKENS,
+    semconv.USAGE_AUDIO_INPUT_TOKENS,
+    semconv.USAGE_AUDIO_OUTPUT_TOKENS,
+    semconv.USAGE_IMAGE_INPUT_TOKENS,
+    semconv.USAGE_IMAGE_OUTPUT_TOKENS,
+)
+_rare_counts: Final = attrgetter(
+    "cache_write_1h_tokens",
+    "cache_read_audio_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
+)
 
 
 def add(run: Run, attributes: dict[str, Any]) -> None:
@@ -91,6 +110,8 @@ def _add_model(run: Run, attributes: dict[str, Any]) -> None:
         attributes[semconv.MODEL_NAME] = model
     if outcome.model:
         attributes[semconv.MODEL_VERSION] = outcome.model
+    if outcome.service_tier:
+        attributes[semconv.SERVICE_TIER] = outcome.service_tier
     temperature = number(operation.params.get("temperature"))
     if temperature is not None:
         attributes[semconv.MODEL_TEMPERATURE] = float(temperature)
@@ -117,10 +138,8 @@ def add_usage(usage: Usage | None, attributes: dict[str, Any]) -> None:
         attributes[semconv.USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
     if usage.reasoning_tokens is not None:
         attributes[semconv.USAGE_REASONING_TOKENS] = usage.reasoning_tokens
-    if usage.audio_input_tokens is not None:
-        attributes[semconv.USAGE_AUDIO_INPUT_TOKENS] = usage.audio_input_tokens
-    if usage.audio_output_tokens is not None:
-        attributes[semconv.USAGE_AUDIO_OUTPUT_TOKENS] = usage.audio_output_tokens
+    rare = zip(_RARE_NAMES, _rare_counts(usage), strict=True)
+    attributes.update((name, count) for name, count in rare if count is not None)
 
 
 def number(value: object) -> int | float | None:

@@ -52,7 +52,7 @@ class StoredRun:
         error_count: Spans that failed.
         input_tokens: Of its model calls.
         output_tokens: Of its model calls.
-        cost_nano_usd: Of its model calls.
+        cost_nano_usd: Of its calls, as far as their price is known.
     """
 
     trace_id: str

@@ -89,8 +89,8 @@ def row_of(span: ReadableSpan, context: SpanContext, attributes: Mapping[str, An
         _count(get(semconv.USAGE_INPUT_TOKENS), get(semconv.GEN_AI_USAGE_INPUT_TOKENS)),
         _count(get(semconv.USAGE_OUTPUT_TOKENS), get(semconv.GEN_AI_USAGE_OUTPUT_TOKENS)),
         _count(get(semconv.USAGE_CACHE_READ_TOKENS), get(semconv.GEN_AI_USAGE_CACHE_READ)),
-        None,
-        _ns(get(semconv.TIME_TO_FIRST_CHUNK_S), get(semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK)),
+        _nano(get(semconv.COST_USD)),
+        _nano(get(semconv.TIME_TO_FIRST_CHUNK_S), get(semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK)),
         user_of(attributes),
         parent is not None and kind in _PLUMBING_KINDS and semconv.GRAPH_NODE not in attributes,
         _count(get(semconv.MASKED_COUNT)),
@@ -120,13 +120,13 @@ def bucket_of(duration_ns: int) -> int:
 
 
 def sums_of(rows: Sequence[SpanRow]) -> tuple[int | None, ...]:
-    """Errors, input tokens, output tokens, cost; tokens and cost of model calls only."""
+    """Errors, input tokens, output tokens, cost; tokens of model calls only, and what each span cost by itself."""
     calls = [row for row in rows if row.calls_a_model]
     return (
         sum(row.status == _ERROR for row in rows),
         _sum([row.in_tok for row in calls]),
         _sum([row.out_tok for row in calls]),
-        _sum([row.cost for row in calls]),
+        _sum([row.cost for row in rows]),
     )
 
 
@@ -158,7 +158,7 @@ def _count(*candidates: object) -> int | None:
     return None
 
 
-def _ns(*candidates: object) -> int | None:
+def _nano(*candidates: object) -> int | None:
     for value in candidates:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
             return round(value * 1e9)

@@ -1,5 +1,7 @@
 """Every name aiobs emits: attributes, span events and instrumentation scope, each with type, unit and source.
 
+Metrics and their attributes are in `aiobs_core.semconv.metrics`.
+
 Code, docs, dashboards and tests read names from here and write none of their own. `docs/semantic-conventions.md`
 is generated from `ATTRIBUTES` and `EVENTS`. `gen_ai.*` names follow the OpenTelemetry GenAI conventions; the
 generation (1.41, or the ones after the move to `semantic-conventions-genai`) is chosen by `AIOBS_SEMCONV`.
@@ -142,9 +144,71 @@ USAGE_AUDIO_INPUT_TOKENS = _own(
 USAGE_AUDIO_OUTPUT_TOKENS = _own(
     "ai.agent.usage.audio_output_tokens", "int", "Output tokens of audio", "{token}"
 )
+USAGE_CACHE_WRITE_1H_TOKENS = _own(
+    "ai.agent.usage.cache_write_1h_tokens",
+    "int",
+    "Of the tokens written to a cache, those kept for an hour",
+    "{token}",
+)
+USAGE_CACHE_READ_AUDIO_TOKENS = _own(
+    "ai.agent.usage.cache_read_audio_tokens",
+    "int",
+    "Of the tokens read from a cache, those of audio",
+    "{token}",
+)
+USAGE_IMAGE_INPUT_TOKENS = _own(
+    "ai.agent.usage.image_input_tokens", "int", "Input tokens of images", "{token}"
+)
+USAGE_IMAGE_OUTPUT_TOKENS = _own(
+    "ai.agent.usage.image_output_tokens", "int", "Output tokens of images", "{token}"
+)
+SERVICE_TIER = _own(
+    "ai.agent.service_tier",
+    "string",
+    "Tier that served the call, in the provider's word: batch, flex, priority, …",
+)
 USAGE_SOURCE = _own("ai.agent.usage.source", "string", "reported, estimated, missing or cache_hit")
 TIME_TO_FIRST_CHUNK_S = _own("ai.agent.time_to_first_chunk_s", "double", "Start to first streamed chunk", "s")
 CHUNK_COUNT = _own("ai.agent.chunk.count", "int", "Streamed chunks received", "{chunk}")
+
+# --- ai.agent.*: money --------------------------------------------------------------------------------------
+COST_USD = _own(
+    "ai.agent.cost_usd",
+    "double",
+    "What this call cost by itself; of a tool or retriever, what it reports. Sums over spans count nothing twice",
+    "{USD}",
+)
+COST_INPUT_USD = _own(
+    "ai.agent.cost.input_usd", "double", "Part of it for input that was not cached", "{USD}"
+)
+COST_CACHED_USD = _own("ai.agent.cost.cached_usd", "double", "Part of it for cache reads", "{USD}")
+COST_CACHE_WRITE_USD = _own("ai.agent.cost.cache_write_usd", "double", "Part of it for cache writes", "{USD}")
+COST_OUTPUT_USD = _own("ai.agent.cost.output_usd", "double", "Part of it for output", "{USD}")
+COST_REASONING_USD = _own("ai.agent.cost.reasoning_usd", "double", "Part of it for reasoning", "{USD}")
+COST_OTHER_USD = _own(
+    "ai.agent.cost.other_usd", "double", "Part of it for fees by request or search", "{USD}"
+)
+COST_SOURCE = _own(
+    "ai.agent.cost.source",
+    "string",
+    "Where the price is from: `table <date of the row>`, `file <date>`, or `reported` by the call itself",
+)
+COST_TOTAL_USD = _own(
+    "ai.agent.cost.total_usd",
+    "double",
+    "What this run and all inside it cost; of whole requests and of runs with calls inside, and never to be summed",
+    "{USD}",
+)
+COST_UNPRICED_CALLS = _own(
+    "ai.agent.cost.unpriced_calls",
+    "int",
+    "Model calls among them whose price is not known: missing from the total",
+    "{call}",
+)
+
+BUDGET_NAME = _own("ai.agent.budget.name", "string", "Budget that was crossed: request, hour or day")
+BUDGET_LIMIT_USD = _own("ai.agent.budget.limit_usd", "double", "The budget", "{USD}")
+BUDGET_SPENT_USD = _own("ai.agent.budget.spent_usd", "double", "What had been spent of it by then", "{USD}")
 
 # --- ai.agent.*: counts and sizes of content that stays in the process ----------------------------------------
 INPUT_MESSAGE_COUNT = _own("ai.agent.input.message_count", "int", "Messages sent to the model", "{message}")
@@ -290,6 +354,9 @@ EVENT_INTERRUPT = _event("ai.agent.interrupt", "A graph paused and waits for a p
 EVENT_RESUME = _event("ai.agent.resume", "A paused graph goes on")
 EVENT_HANDOFF = _event("ai.agent.handoff", "Control went to another agent or graph")
 EVENT_RETRY = _event("ai.agent.retry", "The framework is about to try again")
+EVENT_BUDGET_EXCEEDED = _event(
+    "ai.agent.budget.exceeded", "A budget was crossed by the call that this span is of; nothing is blocked"
+)
 EVENT_CUSTOM_PREFIX: Final = _event(
     "ai.agent.custom", "Prefix: an event the application dispatched, by its name"
 )

@@ -1,0 +1,185 @@
+"""The corridor: the stages in their order, from one opening of the destinations to their closing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from aiobs_core._fork import uninterrupted_by_fork
+from aiobs_core._run import Reader, Run
+from aiobs_core._span import AgentSpan
+from aiobs_core.logs.stage import Logs
+from aiobs_core.privacy.foreign import ForeignSpan
+from aiobs_core.privacy.stage import Privacy
+from aiobs_core.semconv import metrics as names
+from aiobs_core.signals.spans import Renderer
+
+if TYPE_CHECKING:
+    from aiobs_core._health import Health
+    from aiobs_core._settings import Settings
+    from aiobs_core.export.destinations import Destinations
+    from aiobs_core.metrics.meters import Meters
+    from aiobs_core.metrics.outlets import Outlets
+    from aiobs_core.metrics.series import Number
+
+Arrived = AgentSpan | ReadableSpan | ForeignSpan
+InCorridor = AgentSpan | Run | ReadableSpan | ForeignSpan
+Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
+"""Takes a batch, returns what goes on. What it raises is counted and skips the rest of the corridor."""
+
+_SURVIVED: Final = BaseException  # foreign code on the worker may raise anything without ending it
+
+
+class Corridor:
+    """Takes ended spans through all stages, and owns the ways out behind them. Used by the worker only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        health: Health,
+        *,
+        reader: Reader,
+        meters: Meters,
+        destinations: Destinations,
+    ) -> None:
+        self._health = health
+        self._meters = meters
+        self._reader = reader
+        self._destinations = destinations
+        self._has_counted = True
+        reader.apply(settings)
+        meters.apply(max_values=settings.metric_max_values)
+        self._privacy = Privacy(settings, health, store_folder=destinations.store_folder)
+        self.logs = Logs(settings, health, self._privacy, destinations.resource)
+        self._settings = settings
+        self._ways_out: Outlets | None = None
+        self._stages: tuple[tuple[str, Stage, Number], ...] = ()
+
+    def _assemble(self) -> tuple[tuple[str, Stage, Number], ...]:
+        """The one list, with where the time of each stage is counted.
+
+        By the worker, with its first batch: prices and what else it takes have to be imported.
+        """
+        from aiobs_core.metrics.measure import Measure
+        from aiobs_core.pricing.stage import Pricer
+
+        settings, health, meters, privacy = self._settings, self._health, self._meters, self._privacy
+        measure = Measure(settings, meters, privacy) if settings.metrics else None
+        stages: tuple[tuple[str, Stage | None], ...] = (
+            ("read", self._read),
+            ("price", Pricer(settings, health, meters, privacy).price),
+            ("measure", None if measure is None else measure.measure),
+            ("decide", _decide),
+            ("mark", None if measure is None else measure.mark),
+            ("mask", privacy.mask),
+            ("log", self.logs.note),
+            ("render", Renderer(settings, self._destinations.resource, health, privacy)),
+            ("deliver", self._destinations.deliver),
+        )
+        with meters.lock:
+            return tuple(
+                (name, stage, meters.number(names.TELEMETRY_OVERHEAD, ((names.WORK, name),)))
+                for name, stage in stages
+                if stage is not None
+            )
+
+    def __call__(self, batch: Sequence[InCorridor]) -> None:
+        """Take a batch to its end."""
+        if self._stages:
+            self._pass(batch)
+            return
+        with (
+            uninterrupted_by_fork()
+        ):  # the first one makes detectors, tables and the like import what they need
+            self._stages = self._assemble()
+            self._pass(batch)
+
+    def _pass(self, batch: Sequence[InCorridor]) -> None:
+        clock = time.thread_time_ns
+        before_ns = clock()
+        for name, stage, spent_s in self._stages:
+            if not batch:
+                break
+            try:
+                batch = stage(batch)
+            except _SURVIVED as error:
+                self._health.problem(
+                    f"stage.{name}",
+                    f"aiobs: the stage {name} failed on a batch ({type(error).__name__}); its spans are lost.",
+                    lost=len(batch),
+                )
+                break
+            now_ns = clock()
+            spent_s.value += (now_ns - before_ns) / 1e9  # only the worker writes it
+            before_ns = now_ns
+        self._has_counted = True
+
+    @property
+    def _outlets(self) -> Outlets:
+        """Opened by the worker, since detectors, exporters and a server have to be imported."""
+        if self._ways_out is None:
+            with uninterrupted_by_fork():
+                from aiobs_core.metrics.outlets import Outlets
+
+                resource = self._privacy.masked_resource(self._destinations.resource)
+                self._ways_out = Outlets(self._settings, self._health, self._meters, resource)
+        return self._ways_out
+
+    def keep(self) -> int:
+        """Do what is due beside batches; returns when to be called again (`perf_counter_ns`)."""
+        has_counted, self._has_counted = self._has_counted, False
+        return self._outlets.keep(has_changed=has_counted)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Deliver what has passed; False if that was not possible in time."""
+        started_s = time.monotonic()
+        self._privacy.trail.note()
+        delivered = self._destinations.force_flush(timeout_s)
+        delivered = self.logs.flush(_left_s(timeout_s, started_s)) and delivered
+        left_s = _left_s(timeout_s, started_s)
+        return self._outlets.flush(left_s) and delivered
+
+    def close(self, timeout_s: float) -> bool:
+        """Flush, and close the ways out."""
+        started_s = time.monotonic()
+        self._privacy.trail.note()
+        delivered = self._destinations.shutdown(timeout_s)
+        delivered = self.logs.close(_left_s(timeout_s, started_s)) and delivered
+        left_s = _left_s(timeout_s, started_s)
+        return self._outlets.close(left_s) and delivered
+
+    def forget_after_fork(self, health: Health) -> None:
+        """Drop what belongs to the parent process, without closing it there."""
+        self._destinations.forget_after_fork(health)
+        if self._ways_out is not None:
+            self._ways_out.forget_after_fork()
+
+    def _read(self, batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+        read = self._reader.read
+        out: list[InCorridor] = []
+        for item in batch:
+            if isinstance(item, AgentSpan):
+                try:
+                    run = read(item)
+                except _SURVIVED as error:
+                    self._health.problem(
+                        "read", f"aiobs: a run could not be read ({type(error).__name__}).", lost=1
+                    )
+                    continue
+                if run is not None:
+                    out.append(run)
+            else:
+                out.append(item)
+        return out
+
+
+def _decide(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+    """Keep what the head sampler, or the caller upstream, has kept."""
+    return [item for item in batch if not isinstance(item, Run) or item.span.trace.sampled]
+
+
+def _left_s(timeout_s: float, started_s: float) -> float:
+    return max(0.1, timeout_s - (time.monotonic() - started_s))

@@ -1,0 +1,115 @@
+"""How settings are found: the first valid one of several sources, the settings file, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import Field, field
+from pathlib import Path
+from typing import Any, Final
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_log = logging.getLogger("aiobs")
+
+CONFIG_FILE_VARIABLE: Final = "AIOBS_CONFIG_FILE"
+
+
+def setting(
+    parse: Callable[[object], object],
+    default: object,
+    variables: str,
+    help_: str,
+    *,
+    closed: tuple[object, str] | None = None,
+    secret: bool = False,
+) -> Any:
+    """A field of `Settings`.
+
+    Args:
+        parse: Makes the value; raises ValueError that says what is accepted.
+        default: Where nothing is given.
+        variables: Of the environment, the first set one counts.
+        help_: For the page of settings.
+        closed: What an invalid value gives instead of the next source's, and what that means: privacy fails closed.
+        secret: The value is never shown.
+    """
+    metadata = {
+        "parse": parse,
+        "variables": tuple(variables.split()),
+        "help": help_,
+        "closed": closed,
+        "secret": secret,
+    }
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+def first_valid(
+    candidates: list[tuple[object, str, str]], item: Field[object], problems: list[str]
+) -> object:
+    parse, closed, is_secret = item.metadata["parse"], item.metadata["closed"], item.metadata["secret"]
+    rejected: list[str] = []
+    value: object = item.default
+    for given, name, source in candidates:
+        try:
+            value = parse(given)
+            break
+        except (ValueError, RuntimeError, OverflowError, OSError) as error:
+            got = "a value that is not shown" if is_secret else f"{str(given)[:80]!r}"
+            rejected.append(f"{name}: expected {error}, got {got} ({source})")
+            if closed is not None:  # the next source's could be weaker than what was meant
+                value = closed[0]
+                break
+    consequence = f"using {value!r}" if closed is None else closed[1]
+    problems.extend(f"{text}; {consequence}." for text in rejected)
+    return value
+
+
+def meant_by(unknown: set[str], known: Mapping[str, object]) -> set[str]:
+    """The settings that names with a slip of the pen in them are meant to be."""
+    if not unknown:
+        return set()
+    from difflib import get_close_matches
+
+    return {match for name in unknown for match in get_close_matches(name, known, n=1, cutoff=0.8)}
+
+
+def read_file(path: str, known: Mapping[str, object], problems: list[str]) -> Mapping[str, object] | None:
+    """The table of settings in the file; None if it cannot be read."""
+    if not path:
+        return {}
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(
+            f"{CONFIG_FILE_VARIABLE}: cannot read {path!r} as TOML ({type(error).__name__}: {error}); "
+            "using environment and defaults; what they do not say of privacy is closed."
+        )
+        return None
+    section = table.get("aiobs", table)
+    if not isinstance(section, dict):
+        problems.append(f"{CONFIG_FILE_VARIABLE}: expected a table [aiobs] in {path!r}; ignoring the file.")
+        return None
+    problems.extend(unknown_names(section, known, path))
+    return section
+
+
+def unknown_names(given: Mapping[str, object], known: Mapping[str, object], source: str) -> list[str]:
+    accepted = ", ".join(known)
+    return [
+        f"{name}: no such setting ({source}); accepted: {accepted}; ignoring it."
+        for name in sorted(given.keys() - known.keys())
+    ]
+
+
+_warned: set[str] = set()
+
+
+def warn_once(problem: str) -> None:
+    if problem not in _warned:
+        _warned.add(problem)
+        _log.warning("%s", problem)

@@ -1,0 +1,338 @@
+"""The Prometheus page: on its own port, inside an application, and of several workers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
+
+import pytest
+import trustme
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, Usage
+from aiobs_core.metrics import metrics_asgi_app, metrics_wsgi_app, register
+from aiobs_core.metrics.prometheus import AiobsCollector
+from aiobs_core.semconv import metrics as names
+from aiobs_testing.prometheus import Prometheus, PrometheusNotInstalled, ScrapeTls, lint_page
+from aiobs_testing.rotel import free_ports
+
+QUICK = {"console": "off", "store": "off", "flush_interval_s": 0.01, "export_timeout_s": 10.0}
+GPT = Operation(kind=Kind.MODEL, name="m", provider="openai", model="gpt-4o")
+USED = Outcome(usage=Usage(input_tokens=1_000, output_tokens=100, cache_read_tokens=10, reasoning_tokens=5))
+NAMES = [
+    "line\nbreak",
+    'quo"te',
+    "back\\slash",
+    "x" * 10_000,
+    "\ud800",
+    "\x00\x1b[31m",
+    "  ",
+    "검색",
+    "a,b={}#",
+]
+REQUESTS = names.REQUESTS.sample_name
+
+
+@contextmanager
+def recording(**settings: Any) -> Iterator[Recorder]:
+    loaded = Settings.load({}, {**QUICK, **settings}, strict=True)
+    recorder = Recorder(loaded, exporters=[InMemorySpanExporter()])
+    try:
+        yield recorder
+    finally:
+        recorder.shutdown(5)
+
+
+def call(recorder: Recorder, operation: Operation = GPT) -> None:
+    recorder.start(1, operation, scope="aiobs.test")
+    recorder.end(1, USED)
+    assert recorder.flush(10)
+
+
+def get(url: str, *, tls: ssl.SSLContext | None = None, **headers: str) -> Any:
+    handlers: list[Any] = [ProxyHandler({})]
+    if tls is not None:
+        handlers.append(HTTPSHandler(context=tls))
+    return build_opener(*handlers).open(Request(url, headers=headers), timeout=10)
+
+
+def total(page: bytes, name: str = REQUESTS, **labels: str) -> float:
+    return sum(
+        sample.value
+        for family in parse(page.decode())
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+# --- what a page says -------------------------------------------------------------------------------------------------
+
+
+def test_hostile_names_leave_a_page_that_parses() -> None:
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port) as recorder:
+        for name in NAMES:
+            call(recorder, Operation(kind=Kind.TOOL, name=name))
+        url = f"http://localhost:{port}/metrics"
+        with get(url, Accept="text/plain") as answer:
+            page = answer.read()
+        assert total(page, names.TOOL_CALLS.sample_name) == len(NAMES)
+        with get(url, Accept="application/openmetrics-text;version=1.0.0") as answer:
+            assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+            families = {family.name: family for family in parse_openmetrics(answer.read().decode())}
+        buckets = families[names.LATENCY.prometheus_name].samples
+        assert any(sample.exemplar for sample in buckets)
+        try:
+            assert lint_page(page) == []
+        except PrometheusNotInstalled as missing:
+            pytest.skip(str(missing))
+
+
+def test_the_page_is_packed_for_who_can_unpack_it() -> None:
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port) as recorder:
+        call(recorder)
+        with get(f"http://127.0.0.1:{port}/", **{"Accept-Encoding": "gzip"}) as answer:
+            assert total(gzip.decompress(answer.read()), stage="total") == 1
+
+
+def test_only_the_page_is_there() -> None:
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port) as recorder:
+        call(recorder)
+        with pytest.raises(URLError, match="404"):
+            get(f"http://localhost:{port}/etc/passwd")
+        with pytest.raises(URLError, match="405"):
+            build_opener(ProxyHandler({})).open(f"http://localhost:{port}/metrics", data=b"x", timeout=5)
+
+
+def test_the_port_is_free_after_the_end_and_taken_again_by_the_next() -> None:
+    (port,) = free_ports(1)
+    for _ in range(2):
+        with recording(prometheus_port=port) as recorder:
+            call(recorder)
+            with get(f"http://localhost:{port}/metrics") as answer:
+                assert total(answer.read(), stage="total") == 1
+    with pytest.raises(URLError):
+        get(f"http://localhost:{port}/metrics")
+
+
+def test_a_port_in_use_is_told_with_the_next_step(caplog: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with recording(prometheus_port=taken.getsockname()[1]) as recorder:
+            call(recorder)
+    (warning,) = [each.getMessage() for each in caplog.records if "cannot be served" in each.getMessage()]
+    assert "AIOBS_PROMETHEUS_PORT" in warning
+    assert "AIOBS_METRICS_DIR" in warning
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: Any) -> dict[str, str]:
+    folder, authority = tmp_path_factory.mktemp("certificates"), trustme.CA()
+    server, client = authority.issue_cert("localhost", "127.0.0.1"), authority.issue_cert("scraper")
+    paths = {
+        name: str(folder / f"{name}.pem") for name in ("ca", "server", "server_key", "client", "client_key")
+    }
+    authority.cert_pem.write_to_path(paths["ca"])
+    for name, issued in (("server", server), ("client", client)):
+        issued.cert_chain_pems[0].write_to_path(paths[name])
+        issued.private_key_pem.write_to_path(paths[f"{name}_key"])
+    return paths
+
+
+def test_only_who_has_a_certificate_may_scrape(certificates: dict[str, str]) -> None:
+    (port,) = free_ports(1)
+    settings = {
+        "prometheus_port": port,
+        "prometheus_certificate": certificates["server"],
+        "prometheus_key": certificates["server_key"],
+        "prometheus_client_ca": certificates["ca"],
+    }
+    with recording(**settings) as recorder:
+        call(recorder)
+        stranger = ssl.create_default_context(cafile=certificates["ca"])
+        with pytest.raises(OSError):
+            get(f"https://localhost:{port}/metrics", tls=stranger).read()
+        known = ssl.create_default_context(cafile=certificates["ca"])
+        known.load_cert_chain(certificates["client"], certificates["client_key"])
+        with get(f"https://localhost:{port}/metrics", tls=known) as answer:
+            assert total(answer.read(), stage="total") == 1
+        tls = ScrapeTls(
+            authority=certificates["ca"], certificate=certificates["client"], key=certificates["client_key"]
+        )
+        try:
+            with Prometheus([f"localhost:{port}"], tls=tls) as prometheus:
+                prometheus.wait_until_up()
+                assert prometheus.value(f'sum({REQUESTS}{{stage="total"}})') == 1
+        except PrometheusNotInstalled as missing:
+            pytest.skip(str(missing))
+
+
+def test_without_a_usable_certificate_there_is_no_page_and_a_warning(
+    certificates: dict[str, str], caplog: Any
+) -> None:
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port, prometheus_certificate=certificates["server"]) as recorder:
+        call(recorder)
+        with pytest.raises(URLError):
+            get(f"http://localhost:{port}/metrics")
+    assert any("AIOBS_PROMETHEUS_KEY" in each.getMessage() for each in caplog.records)
+
+
+# --- inside an application ----------------------------------------------------------------------------------------------
+
+
+def test_the_page_can_be_mounted_and_registered() -> None:
+    with recording() as recorder:
+        call(recorder)
+        read = recorder.metrics.page
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"accept", b"text/plain")]}
+        asyncio.run(metrics_asgi_app(read)(scope, receive, send))
+        assert sent[0]["status"] == 200
+        assert total(sent[1]["body"], stage="total") == 1
+
+        started: list[Any] = []
+        body = metrics_wsgi_app(read)({"REQUEST_METHOD": "GET"}, lambda *given: started.append(given))
+        assert started[0][0] == "200 OK"
+        assert total(b"".join(body), stage="total") == 1
+
+        registry = CollectorRegistry()
+        registry.register(AiobsCollector(read))
+        assert total(generate_latest(registry), stage="total") == 1
+
+
+def test_the_applications_own_registry_tells_of_this_process() -> None:
+    registry = CollectorRegistry()
+    collector = register(registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        registry.register(AiobsCollector(list))
+    registry.unregister(collector)
+
+
+# --- several workers ----------------------------------------------------------------------------------------------------
+
+WORKER = textwrap.dedent("""
+    import sys
+    from aiobs_core import Kind, Operation, Outcome, Usage, configure
+    recorder = configure(console="off", store="off", exporters=[], flush_interval_s=0.01)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        for at in range(int(line)):
+            recorder.start(at, Operation(kind=Kind.MODEL, name="m", provider="openai", model="gpt-4o"))
+            recorder.end(at, Outcome(usage=Usage(input_tokens=10, output_tokens=1)))
+        recorder.flush(10)
+        print("done", flush=True)
+""")
+needs_folder = pytest.mark.skipif(sys.platform == "win32", reason="a folder of workers needs POSIX")
+
+
+class Worker:
+    def __init__(self, folder: Path, port: int) -> None:
+        environment = {**os.environ, "AIOBS_METRICS_DIR": str(folder), "AIOBS_PROMETHEUS_PORT": str(port)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def work(self, count: int) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        while self.process.stdout.readline() not in {"done\n", ""}:
+            pass
+
+    def end(self) -> None:
+        self.process.communicate(timeout=20)
+
+
+@needs_folder
+def test_one_page_tells_of_all_workers_living_and_dead(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    workers = [Worker(tmp_path, port) for _ in range(4)]
+    sent = 0
+    try:
+        for count, worker in enumerate(workers, start=1):
+            worker.work(10 * count)
+            sent += 10 * count
+        assert _page_total(port, sent) == sent
+        workers[0].process.send_signal(signal.SIGKILL)  # the one that has the port
+        workers[0].process.communicate()
+        workers[1].end()  # and one that ends in peace
+        workers.append(Worker(tmp_path, port))
+        workers[-1].work(5)
+        assert _page_total(port, sent + 5) == sent + 5
+    finally:
+        for worker in workers[2:]:
+            worker.end()
+    assert len(list(tmp_path.glob("aiobs-*.metrics"))) <= 5
+
+
+def _page_total(port: int, expected: float) -> float:
+    """The requests on the page, once there is one: another worker may have to take the port over."""
+    deadline = time.monotonic() + 15
+    found = -1.0
+    while found != expected and time.monotonic() < deadline:
+        try:
+            with get(f"http://localhost:{port}/metrics") as answer:
+                found = total(answer.read(), stage="total")
+        except OSError:
+            pass
+        time.sleep(0.1)
+    return found
+
+
+@needs_folder
+def test_a_damaged_file_costs_one_warning_and_no_page(tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "aiobs-0123.metrics").write_bytes(b"{no metrics")
+    (tmp_path / "gauge_all_17.db").write_bytes(b"prometheus_client's own")
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port, metrics_folder=str(tmp_path)) as recorder:
+        call(recorder)
+        for _ in range(3):
+            with get(f"http://localhost:{port}/metrics") as answer:
+                assert total(answer.read(), stage="total") == 1
+    assert sum("aiobs-0123.metrics" in each.getMessage() for each in caplog.records) == 1
+    assert (tmp_path / "gauge_all_17.db").exists()
+
+
+@needs_folder
+def test_what_is_shared_is_for_its_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "made by us"
+    with recording(metrics_folder=str(folder)) as recorder:
+        call(recorder)
+        assert folder.stat().st_mode & 0o077 == 0
+        assert [path.stat().st_mode & 0o077 for path in folder.glob("*.metrics")] == [0]

@@ -1,0 +1,330 @@
+"""What calls cost, from what a provider sends to the bill, with the frameworks' own OpenAI classes.
+
+A price file says that the address of the provider on this machine is OpenAI's: a server at an unknown one has no price.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from langchain.agents import create_agent
+from langchain_core.caches import InMemoryCache
+from langchain_core.tools import tool as langchain_tool
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.instrumentation.dispatcher import instrument_tags
+from llama_index.core.llms import ChatMessage
+from llama_index.core.tools import FunctionTool
+from llama_index.llms.openai import OpenAI, OpenAIResponses
+from opentelemetry import trace
+
+from aiobs_core import semconv
+from aiobs_core.semconv import metrics as names
+from aiobs_langchain import AiObsCallbackHandler as LangChainHandler
+from aiobs_langchain import observed
+from aiobs_llama_index import AiObsCallbackHandler as LlamaIndexHandler
+from aiobs_testing import Telemetry
+from aiobs_testing.capture import capture
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode finds no other modules beside the tests
+
+from openai_provider import Answer, Provider, provider
+
+HELLO = [ChatMessage(role="user", content="hello")]
+WITH_USAGE = {"stream_options": {"include_usage": True}}
+DIRECTIONS = ("input", "output", "cached", "reasoning")
+
+
+class Shop:
+    """Has models of both frameworks at the provider, and holds what aiobs says against what the provider billed."""
+
+    def __init__(self, at: Provider, telemetry: Telemetry) -> None:
+        self.provider = at
+        self.telemetry = telemetry
+        self._before = self._counted()
+
+    def langchain(self, model: str = "gpt-5", **fields: Any) -> ChatOpenAI:
+        given = {"max_retries": 0, "stream_usage": True, **fields}
+        return ChatOpenAI(model=model, api_key="k", base_url=self.provider.address, **given)
+
+    def llama_index(self, model: str = "gpt-5", cls: Callable[..., Any] = OpenAI, **fields: Any) -> Any:
+        given = {"max_retries": 0, **fields}
+        return cls(model=model, api_key="k", api_base=self.provider.address, **given)
+
+    def check(self, micro_usd: Sequence[float | None], *, tools_usd: float = 0, unpriced: int = 0) -> None:
+        """Each call's cost; that costs add up to the root and in the metric; that each token is counted once.
+
+        Args:
+            micro_usd: Of each call, in the order of their start: tokens times dollars for a million. None: no cost.
+            tools_usd: What tools say that they cost.
+            unpriced: Calls that are counted as having no price.
+        """
+        assert self.provider.answers == [], "nobody asked for these"
+        spans = self.telemetry.spans()
+        costs = [
+            each["attributes"].get(semconv.COST_USD)
+            for each in spans
+            if each["attributes"].get(semconv.SPAN_KIND) in {"model", "embedding"}
+        ]
+        assert costs == [None if cost is None else pytest.approx(cost / 1e6) for cost in micro_usd]
+        for root in [each for each in spans if each["parent"] is None]:
+            inside = [each["attributes"] for each in spans if each["trace"] == root["trace"]]
+            own = [each[semconv.COST_USD] for each in inside if semconv.COST_USD in each]
+            total_usd = root["attributes"].get(semconv.COST_TOTAL_USD)
+            assert total_usd == (pytest.approx(sum(own)) if own else None)
+            assert root["attributes"].get(semconv.COST_UNPRICED_CALLS, 0) == unpriced
+        counted = {name: value - self._before[name] for name, value in self._counted().items()}
+        billed = {name: self.provider.billed[name] for name in DIRECTIONS}
+        assert {name: counted[name] for name in DIRECTIONS} == billed
+        assert (counted["gen_ai input"], counted["gen_ai output"]) == (billed["input"], billed["output"])
+        assert counted["cost"] == pytest.approx(sum(cost or 0 for cost in micro_usd) / 1e6 + tools_usd)
+        assert counted["unpriced"] == unpriced
+
+    def _counted(self) -> Counter[str]:
+        """The metrics, which go on counting from test to test."""
+        assert self.telemetry.recorder.flush(10)
+        counted: Counter[str] = Counter()
+        for name in (*DIRECTIONS, "gen_ai input", "gen_ai output", "cost", "unpriced"):
+            counted[name] = 0
+        for family in self.telemetry.recorder.metrics.snapshot():
+            for point in family.points:
+                values = dict(point.attributes)
+                if family.metric is names.COST:
+                    counted["cost"] += point.value
+                elif family.metric is names.UNPRICED:
+                    counted["unpriced"] += point.value
+                elif family.metric is names.TOKENS:
+                    counted[values[names.DIRECTION]] += point.value
+                elif family.metric is names.GEN_AI_TOKEN_USAGE:
+                    counted[f"gen_ai {values[names.GEN_AI_TOKEN_TYPE]}"] += point.sum
+        return counted
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    asyncio.set_event_loop(
+        None
+    )  # LlamaIndex's sync calls ask for the thread's loop; Python makes one, nobody closes it
+    prices = tmp_path / "prices.toml"
+    with provider() as running:
+        prices.write_text(f'[endpoints]\n"{running.address}" = "openai"\n', encoding="utf-8")
+        with capture(price_file=str(prices)) as telemetry:
+            handler = LlamaIndexHandler()
+            yield Shop(running, telemetry)
+            handler.close()
+            telemetry.wait_until_closed()
+            telemetry.check_logs()
+
+
+def config(**more: Any) -> Any:
+    return {"callbacks": [LangChainHandler()], **more}
+
+
+# --- the ways to call ---------------------------------------------------------------------------------------------
+
+Way = Callable[[Shop], Any]
+
+
+def _twice(shop: Shop) -> None:
+    model = shop.langchain(cache=InMemoryCache())
+    model.invoke("hello", config())
+    model.invoke("hello", config())
+
+
+def _in_a_batch(shop: Shop) -> None:
+    with instrument_tags({"service_tier": "batch"}):
+        shop.llama_index().chat(HELLO)
+
+
+def _or_else(shop: Shop) -> None:
+    try:
+        shop.llama_index().chat(HELLO)
+    except openai.InternalServerError:
+        shop.llama_index("gpt-4o").chat(HELLO)
+
+
+async def _at_once(llm: Any) -> None:
+    await asyncio.gather(*(llm.achat(HELLO) for _ in range(3)))
+
+
+LANGCHAIN: dict[str, Way] = {
+    "chat": lambda shop: shop.langchain().invoke("hello", config()),
+    "async": lambda shop: asyncio.run(shop.langchain().ainvoke("hello", config())),
+    "stream": lambda shop: list(shop.langchain().stream("hello", config())),
+    "stream, uncounted": lambda shop: list(shop.langchain(stream_usage=False).stream("hello", config())),
+    "responses": lambda shop: shop.langchain(use_responses_api=True).invoke("hello", config()),
+    "responses, streamed": lambda shop: list(
+        shop.langchain(use_responses_api=True).stream("hello", config())
+    ),
+    "in a batch": lambda shop: shop.langchain().invoke("hello", config(metadata={"service_tier": "batch"})),
+    "n = 3": lambda shop: shop.langchain(n=3).invoke("hello", config()),
+    "three at once": lambda shop: shop.langchain().batch(["a", "b", "c"], config()),
+    "twice, cached": _twice,
+    "retried inside": lambda shop: shop.langchain(max_retries=2).invoke("hello", config()),
+    "retried outside": lambda shop: (
+        shop.langchain().with_retry(wait_exponential_jitter=False).invoke("hello", config())
+    ),
+    "or else gpt-4o": lambda shop: (
+        shop.langchain().with_fallbacks([shop.langchain("gpt-4o")]).invoke("hello", config())
+    ),
+    "unlisted": lambda shop: shop.langchain("gpt-4-32k-0314").invoke("hello", config()),
+}
+LLAMA_INDEX: dict[str, Way] = {
+    "chat": lambda shop: shop.llama_index().chat(HELLO),
+    "async": lambda shop: asyncio.run(shop.llama_index().achat(HELLO)),
+    "stream": lambda shop: list(shop.llama_index().stream_chat(HELLO, **WITH_USAGE)),
+    "stream, uncounted": lambda shop: list(shop.llama_index().stream_chat(HELLO)),
+    "completion": lambda shop: shop.llama_index().complete("hello"),
+    "responses": lambda shop: shop.llama_index(cls=OpenAIResponses).chat(HELLO),
+    "responses, streamed": lambda shop: list(shop.llama_index(cls=OpenAIResponses).stream_chat(HELLO)),
+    "in a batch": _in_a_batch,
+    "n = 3": lambda shop: shop.llama_index(additional_kwargs={"n": 3}).chat(HELLO),
+    "three at once": lambda shop: asyncio.run(_at_once(shop.llama_index())),
+    "retried inside": lambda shop: shop.llama_index(max_retries=2).chat(HELLO),
+    "or else gpt-4o": _or_else,
+}
+
+# --- the table: what the provider answers, and the bill ---------------------------------------------------------------
+# A bill is in millionths of a dollar: tokens times dollars for a million of them. gpt-5: 1.25 in, 0.125 cached, 10 out.
+
+PLAIN = Answer(input=1_000, output=100)
+FAILED = Answer(status=500)
+Case = tuple[str, Sequence[Answer], Sequence[float | None]]
+CASES: dict[str, Case] = {
+    "plain": ("chat", [PLAIN], [1_000 * 1.25 + 100 * 10]),
+    "async": ("async", [PLAIN], [1_000 * 1.25 + 100 * 10]),
+    "cached input": (
+        "chat",
+        [Answer(input=1_000, cached=600, output=100)],
+        [400 * 1.25 + 600 * 0.125 + 100 * 10],
+    ),
+    "reasoning is output": (
+        "chat",
+        [Answer(input=1_000, output=500, reasoning=400)],
+        [1_000 * 1.25 + 500 * 10],
+    ),
+    "streamed": (
+        "stream",
+        [Answer(input=1_000, cached=600, output=100)],
+        [400 * 1.25 + 600 * 0.125 + 100 * 10],
+    ),
+    "streamed without usage": ("stream, uncounted", [PLAIN], [None]),
+    "responses": (
+        "responses",
+        [Answer(input=1_000, cached=600, output=500, reasoning=400)],
+        [400 * 1.25 + 600 * 0.125 + 500 * 10],
+    ),
+    "responses, streamed": ("responses, streamed", [PLAIN], [1_000 * 1.25 + 100 * 10]),
+    "flex": ("chat", [replace(PLAIN, tier="flex")], [1_000 * 0.625 + 100 * 5]),
+    "priority": ("chat", [replace(PLAIN, tier="priority")], [1_000 * 2.5 + 100 * 20]),
+    "batch": ("in a batch", [PLAIN], [1_000 * 0.625 + 100 * 5]),
+    "n = 3 is billed once": ("n = 3", [Answer(input=1_000, output=300)], [1_000 * 1.25 + 300 * 10]),
+    "each of three calls": (
+        "three at once",
+        [PLAIN, PLAIN, PLAIN],
+        3 * [1_000 * 1.25 + 100 * 10],
+    ),
+    "the client's own retries are one call": ("retried inside", [FAILED, PLAIN], [1_000 * 1.25 + 100 * 10]),
+    "dated answer": ("chat", [replace(PLAIN, model="gpt-5-2025-08-07")], [1_000 * 1.25 + 100 * 10]),
+    "a fallback costs what answered": ("or else gpt-4o", [FAILED, PLAIN], [None, 1_000 * 2.5 + 100 * 10]),
+}
+LANGCHAIN_CASES: dict[str, Case] = {
+    **CASES,
+    "a cache hit is free": ("twice, cached", [PLAIN], [1_000 * 1.25 + 100 * 10, 0]),
+    "a retried run is a call of its own": (
+        "retried outside",
+        [FAILED, PLAIN],
+        [None, 1_000 * 1.25 + 100 * 10],
+    ),
+    "a gateway knows best": ("chat", [replace(PLAIN, cost_usd=0.0042)], [4_200]),
+}
+
+
+def _bill(shop: Shop, ways: Mapping[str, Way], case: Case) -> None:
+    way, answers, micro_usd = case
+    shop.provider.answers = list(answers)
+    ways[way](shop)
+    uncounted = way == "stream, uncounted"
+    if uncounted:
+        shop.provider.billed.clear()  # nobody was told
+    shop.check(micro_usd)
+
+
+@pytest.mark.parametrize("case", LANGCHAIN_CASES)
+def test_langchain_calls_cost_what_they_should(shop: Shop, case: str) -> None:
+    _bill(shop, LANGCHAIN, LANGCHAIN_CASES[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_llama_index_calls_cost_what_they_should(shop: Shop, case: str) -> None:
+    _bill(shop, LLAMA_INDEX, CASES[case])
+
+
+# --- around calls -----------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_costs_its_calls_and_what_its_tools_say(shop: Shop) -> None:
+    @langchain_tool
+    def look_up(order: str) -> str:
+        """The state of an order."""
+        trace.get_current_span().set_attribute(semconv.COST_USD, 0.25)
+        return f"{order} was shipped"
+
+    shop.provider.answers = [
+        Answer(input=1_000, output=20, calls_tool=True),
+        Answer(input=1_100, cached=900, output=30),
+    ]
+    create_agent(shop.langchain(), [look_up]).invoke({"messages": [("user", "Where is it?")]}, config())
+    shop.check([1_000 * 1.25 + 20 * 10, 200 * 1.25 + 900 * 0.125 + 30 * 10], tools_usd=0.25)
+
+
+def test_an_agent_of_llama_index_costs_its_calls(shop: Shop) -> None:
+    def look_up(order: str) -> str:
+        """The state of an order."""
+        return f"{order} was shipped"
+
+    shop.provider.answers = [Answer(input=1_000, output=20, calls_tool=True), Answer(input=1_100, output=30)]
+    agent = FunctionAgent(
+        tools=[FunctionTool.from_defaults(look_up)], llm=shop.llama_index(), streaming=False
+    )
+
+    async def ask() -> None:
+        await agent.run("Where is it?")
+
+    asyncio.run(ask())
+    shop.check([1_000 * 1.25 + 20 * 10, 1_100 * 1.25 + 30 * 10])
+
+
+def test_embeddings_whose_framework_keeps_the_usage_to_itself_have_no_cost(shop: Shop) -> None:
+    shop.provider.answers = [Answer(input=1_000_000)]
+    embeddings = OpenAIEmbeddings(
+        model="text-embedding-3-small",
+        api_key="k",
+        base_url=shop.provider.address,
+        check_embedding_ctx_length=False,
+    )
+    observed(embeddings).embed_query("hello")
+    shop.provider.billed.clear()  # LangChain's class hands on the vectors, and nothing else
+    shop.check([None])
+
+
+def test_a_model_that_is_in_no_list_has_no_cost(shop: Shop) -> None:
+    shop.provider.answers = [PLAIN]
+    shop.langchain("gpt-99-mega").invoke("hello", config())
+    shop.check([None], unpriced=1)
+
+
+def test_what_had_arrived_before_a_stream_broke_is_paid_for(shop: Shop) -> None:
+    shop.provider.answers = [replace(PLAIN, breaks_off="after the usage")]
+    with contextlib.suppress(openai.APIError):
+        list(shop.langchain().stream("hello", config()))
+    shop.check([1_000 * 1.25 + 100 * 10])
