@@ -224,6 +224,10 @@ class Store:
         query = f"SELECT {_RUN_COLUMNS} FROM runs ORDER BY start DESC, trace_id LIMIT ? OFFSET ?"  # noqa: S608
         return [_run(row) for row in self._rows(query, limit, offset)]
 
+    def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """The rows of a query in SQL; see `schema` for the tables."""
+        return self._rows(sql, *parameters)
+
     def trace(self, trace_id: str) -> list[StoredSpan]:
         """The spans of one trace by start, whole.
 

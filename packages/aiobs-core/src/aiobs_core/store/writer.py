@@ -34,7 +34,7 @@ _PAUSE_S: Final = 0.002  # between slices: lets the application's threads and ot
 _RETRY_S: Final = 30.0
 _INGEST_S: Final = 0.25  # share of one export that may go to ingesting the spool
 _NS_PER_MINUTE: Final = 60_000_000_000
-_HISTOGRAM: Final = struct.Struct(f"<{HISTOGRAM_BUCKETS}I")
+HISTOGRAM: Final = struct.Struct(f"<{HISTOGRAM_BUCKETS}I")
 # Not of the store but of what is written: a value that SQLite cannot hold.
 _UNSTORABLE: Final = (
     sqlite3.DataError,
@@ -202,12 +202,12 @@ class StoreWriter:
         for cell, group in cells.items():
             find = "SELECT hist FROM roll WHERE minute = ? AND model = ?"
             found = self._connection.execute(find, cell).fetchone()
-            histogram = list(_HISTOGRAM.unpack(found[0])) if found else [0] * HISTOGRAM_BUCKETS
+            histogram = list(HISTOGRAM.unpack(found[0])) if found else [0] * HISTOGRAM_BUCKETS
             for row in group:
                 if row.dur is not None:
                     histogram[bucket_of(row.dur)] += 1
             self._connection.execute(
-                _UPSERT_ROLL, (*cell, len(group), *sums_of(group), _HISTOGRAM.pack(*histogram))
+                _UPSERT_ROLL, (*cell, len(group), *sums_of(group), HISTOGRAM.pack(*histogram))
             )
 
 

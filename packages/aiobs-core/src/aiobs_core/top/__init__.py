@@ -1,0 +1,1 @@
+"""`aiobs top`: what runs now, by model."""
