@@ -745,6 +745,7 @@ def play(folder: Path) -> None:
     for name in ("langchain", "llama-index"):
         sys.path.insert(0, str(ROOT / f"integrations/aiobs-{name}/tests"))
     from aiobs_core import get_recorder, span
+    from aiobs_core.metrics.page import render
     from aiobs_langchain import AiObsCallbackHandler as LangChainHandler
     from aiobs_llama_index import AiObsCallbackHandler as LlamaIndexHandler
 
@@ -767,6 +768,10 @@ def play(folder: Path) -> None:
     recorder = get_recorder()
     recorder.flush(20)
     counts = dict(recorder.health.counts())
+    families = recorder.metrics.page()
+    (folder / "page.txt").write_bytes(
+        render(families, openmetrics=False) + render(families, openmetrics=True)
+    )
     recorder.shutdown(20)
     (folder / "planted.json").write_text(json.dumps({"places": sorted(_planted), "counts": counts}))
 

@@ -238,6 +238,10 @@ def _play(mode: str, folder: Path) -> tuple[OtlpReceiver, bytes]:
             "AIOBS_STORE": str(folder / "store"),
             "AIOBS_AUDIT": str(folder / "audit.jsonl"),
             "AIOBS_CONSOLE": "tree",
+            "AIOBS_LOG": str(folder / "requests.jsonl"),
+            "AIOBS_LOG_LEVEL": "DEBUG",
+            "AIOBS_METRICS_DIR": str(folder / "metrics"),
+            "AIOBS_METRIC_MAX_VALUES": "2000",
             "AIOBS_CONTENT_OVERFLOW": "store",
             "AIOBS_DIALECTS": "gen_ai,openinference",
             "AIOBS_SEMCONV": "both",
@@ -266,6 +270,9 @@ def _ran(folder: Path, receiver: OtlpReceiver, console: bytes) -> Ran:
         "console": console,
         "log": (folder / "logs.txt").read_bytes(),
         "audit log": (folder / "audit.jsonl").read_bytes(),
+        "log lines": (folder / "requests.jsonl").read_bytes(),
+        "metrics page": (folder / "page.txt").read_bytes(),
+        "metrics of workers": b"".join(path.read_bytes() for path in (folder / "metrics").glob("*.metrics")),
         **_read_out(folder / "store"),
     }
     texts = {where: _readable(data) for where, data in left.items()}
@@ -346,6 +353,13 @@ def test_without_masking_the_canaries_of_every_place_are_seen(
         if place not in unshown and (kinds := _planted_kinds(place) - seen.get(place, set()))
     }
     assert missing == {}
+
+
+@pytest.mark.parametrize("where", ["log lines", "metrics page", "metrics of workers"])
+def test_without_masking_they_are_seen_in_logs_and_metrics(
+    found: Mapping[str, Mapping[str, Found]], where: str
+) -> None:
+    assert found["full"][where]
 
 
 def test_without_masking_they_are_seen_in_the_bytes_of_the_wire(
