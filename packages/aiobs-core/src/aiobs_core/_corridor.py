@@ -137,6 +137,7 @@ class Corridor:
         """Deliver what has passed; False if that was not possible in time."""
         started_s = time.monotonic()
         self._privacy.trail.note()
+        self._outlets.begin_flush()
         delivered = self._destinations.force_flush(timeout_s)
         delivered = self.logs.flush(_left_s(timeout_s, started_s)) and delivered
         left_s = _left_s(timeout_s, started_s)
@@ -146,6 +147,7 @@ class Corridor:
         """Flush, and close the ways out."""
         started_s = time.monotonic()
         self._privacy.trail.note()
+        self._outlets.begin_flush()
         delivered = self._destinations.shutdown(timeout_s)
         delivered = self.logs.close(_left_s(timeout_s, started_s)) and delivered
         left_s = _left_s(timeout_s, started_s)

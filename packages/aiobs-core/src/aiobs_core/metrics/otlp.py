@@ -59,18 +59,26 @@ class OtlpMetrics:
         self._exporter: MetricExporter | None = None
         self._asked = threading.Condition()
         self._wanted = self._done = 0  # exports asked for, and of those the ones that are over
+        self._ticket = 0  # of an export that somebody will wait for
         self._delivered = True
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="aiobs-metrics", daemon=True)
         self._thread.start()
 
-    def flush(self, timeout_s: float) -> bool:
-        """Export now; False if that failed, or took longer."""
-        deadline_s = time.monotonic() + timeout_s
+    def ask(self) -> None:
+        """Begin an export, for a `flush` that follows to wait for: the other exporters flush meanwhile."""
         with self._asked:
             self._wanted += 1
-            ticket = self._wanted
+            self._ticket = self._wanted
             self._asked.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Export now, unless that was asked for before; False if it failed, or took longer."""
+        deadline_s = time.monotonic() + timeout_s
+        if not self._ticket:
+            self.ask()
+        with self._asked:
+            ticket, self._ticket = self._ticket, 0
             while self._done < ticket:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or not self._thread.is_alive():
@@ -82,6 +90,8 @@ class OtlpMetrics:
         """Export once more, and end the thread."""
         self._closing = True
         delivered = self.flush(timeout_s)
+        if not delivered:
+            self._failed("not in time")
         self._thread.join(timeout=0.2)
         return delivered
 

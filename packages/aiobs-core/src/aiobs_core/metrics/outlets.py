@@ -108,6 +108,11 @@ class Outlets:
             self._folder.write(self._meters.snapshot())
             self._is_unwritten = False
 
+    def begin_flush(self) -> None:
+        """Begin to send what there is, while others flush."""
+        if self._otlp is not None:
+            self._otlp.ask()
+
     def flush(self, timeout_s: float) -> bool:
         """Send what there is; False if that failed."""
         self._write()
