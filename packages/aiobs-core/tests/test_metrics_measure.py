@@ -107,6 +107,14 @@ def test_tokens_are_counted_by_direction(recorder: Recorder) -> None:
     assert value(recorder, names.GEN_AI_TOKEN_USAGE) == 6
 
 
+@pytest.mark.parametrize("count", [-1, 10**30, True, "many", 1.5])
+def test_what_cannot_be_a_count_is_none(recorder: Recorder, count: Any) -> None:
+    run(recorder, GPT, Outcome(usage=Usage(input_tokens=count, output_tokens=5)))
+    assert points(recorder, names.TOKENS, direction="input") == []
+    assert value(recorder, names.TOKENS, direction="output") == 5
+    assert value(recorder, names.REQUESTS, stage="total") == 1
+
+
 def test_unknown_is_absent(recorder: Recorder) -> None:
     run(recorder, GPT, Outcome(usage=Usage(output_tokens=7)))
     run(recorder, GPT, Outcome())

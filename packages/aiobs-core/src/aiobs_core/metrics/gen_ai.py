@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from aiobs_core import semconv
 from aiobs_core.metrics.series import Attributes, Distribution, Number
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from aiobs_core.metrics.meters import Meters
     from aiobs_core.semconv.metrics import Metric
 
+_MAX_COUNT: Final = 1 << 53
 _UNKNOWN_MODALITY: Final = "unknown"  # providers do not tell it of all their tokens
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a number of tokens can be one: a single absurd one would spoil a counter for good, and OTLP cannot hold it."""
+    return type(value) is int and 0 <= value < _MAX_COUNT
 
 
 class GenAiSeries:
@@ -69,7 +75,7 @@ class GenAiSeries:
             self._add(names.GEN_AI_REASONING_TOKENS, usage.reasoning_tokens)
 
     def _use(self, token_type: str, count: int | None) -> None:
-        if count is None:
+        if not is_count(count):
             return
         series = self._usage.get(token_type)
         if series is None:
@@ -78,7 +84,7 @@ class GenAiSeries:
         series.record(count)
 
     def _spread(self, metric: Metric, count: int | None) -> None:
-        if count is None:
+        if not is_count(count):
             return
         series = self._usage.get(metric.name)
         if series is None:
@@ -86,7 +92,7 @@ class GenAiSeries:
         series.record(count)
 
     def _add(self, metric: Metric, count: int | None) -> None:
-        if count is None:
+        if not is_count(count):
             return
         series = self._counters.get(metric.name)
         if series is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from aiobs_core import semconv
 from aiobs_core._operation import Kind, RunStatus
 from aiobs_core._run import Run
-from aiobs_core.metrics.gen_ai import GenAiSeries, gen_ai_series
+from aiobs_core.metrics.gen_ai import GenAiSeries, gen_ai_series, is_count
 from aiobs_core.metrics.labels import LabelValues
 from aiobs_core.metrics.meters import Meters
 from aiobs_core.metrics.series import Attributes, Distribution, Exemplar, Number
@@ -186,7 +186,7 @@ class Measure:
     def _add_tokens(self, usage: Usage, bound: _Bound) -> None:
         counts = (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens)
         for at, count in enumerate(counts):
-            if count is None:
+            if not is_count(count):
                 continue
             tokens = bound.tokens[at]
             if tokens is None:
