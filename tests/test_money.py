@@ -6,7 +6,6 @@ A price file says that the address of the provider on this machine is OpenAI's: 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +17,20 @@ import openai
 import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool as langchain_tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from llama_index.core import Document, SummaryIndex
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.llms import ChatMessage
+from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from opentelemetry import trace
 
-from aiobs_core import semconv
+from aiobs_core import Kind, Operation, Outcome, get_recorder, semconv
+from aiobs_core.providers import usage_in
 from aiobs_core.semconv import metrics as names
 from aiobs_langchain import AiObsCallbackHandler as LangChainHandler
 from aiobs_langchain import observed
@@ -79,10 +82,11 @@ class Shop:
         for root in [each for each in spans if each["parent"] is None]:
             inside = [each["attributes"] for each in spans if each["trace"] == root["trace"]]
             own = [each[semconv.COST_USD] for each in inside if semconv.COST_USD in each]
-            total_usd = root["attributes"].get(semconv.COST_TOTAL_USD)
-            assert total_usd == (pytest.approx(sum(own)) if own else None)
+            total_usd = pytest.approx(sum(own)) if own else None
+            assert root["attributes"].get(semconv.COST_TOTAL_USD) == total_usd
             assert root["attributes"].get(semconv.COST_UNPRICED_CALLS, 0) == unpriced
-        counted = {name: value - self._before[name] for name, value in self._counted().items()}
+        counted = self._counted()
+        counted.subtract(self._before)
         billed = {name: self.provider.billed[name] for name in DIRECTIONS}
         assert {name: counted[name] for name in DIRECTIONS} == billed
         assert (counted["gen_ai input"], counted["gen_ai output"]) == (billed["input"], billed["output"])
@@ -93,8 +97,6 @@ class Shop:
         """The metrics, which go on counting from test to test."""
         assert self.telemetry.recorder.flush(10)
         counted: Counter[str] = Counter()
-        for name in (*DIRECTIONS, "gen_ai input", "gen_ai output", "cost", "unpriced"):
-            counted[name] = 0
         for family in self.telemetry.recorder.metrics.snapshot():
             for point in family.points:
                 values = dict(point.attributes)
@@ -111,9 +113,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    asyncio.set_event_loop(
-        None
-    )  # LlamaIndex's sync calls ask for the thread's loop; Python makes one, nobody closes it
+    asyncio.set_event_loop(None)  # else LlamaIndex's sync calls make one that nobody closes
     prices = tmp_path / "prices.toml"
     with provider() as running:
         prices.write_text(f'[endpoints]\n"{running.address}" = "openai"\n', encoding="utf-8")
@@ -169,6 +169,7 @@ LANGCHAIN: dict[str, Way] = {
     "n = 3": lambda shop: shop.langchain(n=3).invoke("hello", config()),
     "three at once": lambda shop: shop.langchain().batch(["a", "b", "c"], config()),
     "twice, cached": _twice,
+    "unlisted": lambda shop: shop.langchain("gpt-99-mega").invoke("hello", config()),
     "retried inside": lambda shop: shop.langchain(max_retries=2).invoke("hello", config()),
     "retried outside": lambda shop: (
         shop.langchain().with_retry(wait_exponential_jitter=False).invoke("hello", config())
@@ -176,7 +177,6 @@ LANGCHAIN: dict[str, Way] = {
     "or else gpt-4o": lambda shop: (
         shop.langchain().with_fallbacks([shop.langchain("gpt-4o")]).invoke("hello", config())
     ),
-    "unlisted": lambda shop: shop.langchain("gpt-4-32k-0314").invoke("hello", config()),
 }
 LLAMA_INDEX: dict[str, Way] = {
     "chat": lambda shop: shop.llama_index().chat(HELLO),
@@ -191,61 +191,42 @@ LLAMA_INDEX: dict[str, Way] = {
     "three at once": lambda shop: asyncio.run(_at_once(shop.llama_index())),
     "retried inside": lambda shop: shop.llama_index(max_retries=2).chat(HELLO),
     "or else gpt-4o": _or_else,
+    "unlisted": lambda shop: shop.llama_index("ft:gpt-5:acme::1").chat(HELLO),
 }
 
 # --- the table: what the provider answers, and the bill ---------------------------------------------------------------
 # A bill is in millionths of a dollar: tokens times dollars for a million of them. gpt-5: 1.25 in, 0.125 cached, 10 out.
 
 PLAIN = Answer(input=1_000, output=100)
+CACHED = replace(PLAIN, cached=600)
+THOUGHT = Answer(input=1_000, cached=600, output=500, reasoning=400)
 FAILED = Answer(status=500)
 Case = tuple[str, Sequence[Answer], Sequence[float | None]]
 CASES: dict[str, Case] = {
     "plain": ("chat", [PLAIN], [1_000 * 1.25 + 100 * 10]),
     "async": ("async", [PLAIN], [1_000 * 1.25 + 100 * 10]),
-    "cached input": (
-        "chat",
-        [Answer(input=1_000, cached=600, output=100)],
-        [400 * 1.25 + 600 * 0.125 + 100 * 10],
-    ),
-    "reasoning is output": (
-        "chat",
-        [Answer(input=1_000, output=500, reasoning=400)],
-        [1_000 * 1.25 + 500 * 10],
-    ),
-    "streamed": (
-        "stream",
-        [Answer(input=1_000, cached=600, output=100)],
-        [400 * 1.25 + 600 * 0.125 + 100 * 10],
-    ),
+    "cached input": ("chat", [CACHED], [400 * 1.25 + 600 * 0.125 + 100 * 10]),
+    "reasoning is output": ("chat", [THOUGHT], [400 * 1.25 + 600 * 0.125 + 100 * 10 + 400 * 10]),
+    "streamed": ("stream", [CACHED], [400 * 1.25 + 600 * 0.125 + 100 * 10]),
     "streamed without usage": ("stream, uncounted", [PLAIN], [None]),
-    "responses": (
-        "responses",
-        [Answer(input=1_000, cached=600, output=500, reasoning=400)],
-        [400 * 1.25 + 600 * 0.125 + 500 * 10],
-    ),
+    "responses": ("responses", [THOUGHT], [400 * 1.25 + 600 * 0.125 + 500 * 10]),
     "responses, streamed": ("responses, streamed", [PLAIN], [1_000 * 1.25 + 100 * 10]),
     "flex": ("chat", [replace(PLAIN, tier="flex")], [1_000 * 0.625 + 100 * 5]),
     "priority": ("chat", [replace(PLAIN, tier="priority")], [1_000 * 2.5 + 100 * 20]),
-    "batch": ("in a batch", [PLAIN], [1_000 * 0.625 + 100 * 5]),
+    "batch": ("in a batch", [CACHED], [400 * 0.625 + 600 * 0.0625 + 100 * 5]),
     "n = 3 is billed once": ("n = 3", [Answer(input=1_000, output=300)], [1_000 * 1.25 + 300 * 10]),
-    "each of three calls": (
-        "three at once",
-        [PLAIN, PLAIN, PLAIN],
-        3 * [1_000 * 1.25 + 100 * 10],
-    ),
+    "each of three calls": ("three at once", [PLAIN, PLAIN, PLAIN], 3 * [1_000 * 1.25 + 100 * 10]),
     "the client's own retries are one call": ("retried inside", [FAILED, PLAIN], [1_000 * 1.25 + 100 * 10]),
     "dated answer": ("chat", [replace(PLAIN, model="gpt-5-2025-08-07")], [1_000 * 1.25 + 100 * 10]),
+    "what answered is paid for": ("chat", [replace(PLAIN, model="gpt-4o")], [1_000 * 2.5 + 100 * 10]),
+    "a gateway knows best": ("chat", [replace(PLAIN, cost_usd=0.0042)], [4_200]),
+    "no tokens cost nothing": ("chat", [Answer()], [0]),
     "a fallback costs what answered": ("or else gpt-4o", [FAILED, PLAIN], [None, 1_000 * 2.5 + 100 * 10]),
 }
 LANGCHAIN_CASES: dict[str, Case] = {
     **CASES,
     "a cache hit is free": ("twice, cached", [PLAIN], [1_000 * 1.25 + 100 * 10, 0]),
-    "a retried run is a call of its own": (
-        "retried outside",
-        [FAILED, PLAIN],
-        [None, 1_000 * 1.25 + 100 * 10],
-    ),
-    "a gateway knows best": ("chat", [replace(PLAIN, cost_usd=0.0042)], [4_200]),
+    "a retried run is one more call": ("retried outside", [FAILED, PLAIN], [None, 1_000 * 1.25 + 100 * 10]),
 }
 
 
@@ -253,9 +234,6 @@ def _bill(shop: Shop, ways: Mapping[str, Way], case: Case) -> None:
     way, answers, micro_usd = case
     shop.provider.answers = list(answers)
     ways[way](shop)
-    uncounted = way == "stream, uncounted"
-    if uncounted:
-        shop.provider.billed.clear()  # nobody was told
     shop.check(micro_usd)
 
 
@@ -287,44 +265,136 @@ def test_an_agent_costs_its_calls_and_what_its_tools_say(shop: Shop) -> None:
     shop.check([1_000 * 1.25 + 20 * 10, 200 * 1.25 + 900 * 0.125 + 30 * 10], tools_usd=0.25)
 
 
-def test_an_agent_of_llama_index_costs_its_calls(shop: Shop) -> None:
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_agent_of_llama_index_costs_its_calls_and_what_its_tools_say(shop: Shop, streaming: bool) -> None:
     def look_up(order: str) -> str:
         """The state of an order."""
+        trace.get_current_span().set_attribute(semconv.COST_USD, 0.25)
         return f"{order} was shipped"
 
     shop.provider.answers = [Answer(input=1_000, output=20, calls_tool=True), Answer(input=1_100, output=30)]
-    agent = FunctionAgent(
-        tools=[FunctionTool.from_defaults(look_up)], llm=shop.llama_index(), streaming=False
-    )
+    llm = shop.llama_index(additional_kwargs=WITH_USAGE)
+    agent = FunctionAgent(tools=[FunctionTool.from_defaults(look_up)], llm=llm, streaming=streaming)
 
     async def ask() -> None:
         await agent.run("Where is it?")
 
     asyncio.run(ask())
-    shop.check([1_000 * 1.25 + 20 * 10, 1_100 * 1.25 + 30 * 10])
+    shop.check([1_000 * 1.25 + 20 * 10, 1_100 * 1.25 + 30 * 10], tools_usd=0.25)
+
+
+def test_a_call_deep_inside_a_query_counts_once(shop: Shop) -> None:
+    shop.provider.answers = [PLAIN]
+    index = SummaryIndex.from_documents([Document(text="It was shipped.")])
+    index.as_query_engine(llm=shop.llama_index()).query("Where is it?")
+    shop.check([1_000 * 1.25 + 100 * 10])
 
 
 def test_embeddings_whose_framework_keeps_the_usage_to_itself_have_no_cost(shop: Shop) -> None:
     shop.provider.answers = [Answer(input=1_000_000)]
-    embeddings = OpenAIEmbeddings(
-        model="text-embedding-3-small",
-        api_key="k",
-        base_url=shop.provider.address,
-        check_embedding_ctx_length=False,
-    )
-    observed(embeddings).embed_query("hello")
+    given = {"model": "text-embedding-3-small", "api_key": "k", "base_url": shop.provider.address}
+    observed(OpenAIEmbeddings(check_embedding_ctx_length=False, **given)).embed_query("hello")
     shop.provider.billed.clear()  # LangChain's class hands on the vectors, and nothing else
     shop.check([None])
 
 
-def test_a_model_that_is_in_no_list_has_no_cost(shop: Shop) -> None:
+def test_embeddings_of_which_the_application_tells_the_usage_have_a_cost(shop: Shop) -> None:
+    shop.provider.answers = [Answer(input=1_000_000)]
+    model, address = "text-embedding-3-small", shop.provider.address
+    recorder, key = get_recorder(), object()
+    asked = Operation(kind=Kind.EMBEDDING, name=model, model=model, provider="openai", endpoint=address)
+    recorder.start(key, asked)
+    with openai.OpenAI(api_key="k", base_url=address, max_retries=0) as client:
+        answered = client.embeddings.create(model=model, input="hello", encoding_format="float")
+    recorder.end(key, Outcome(usage=usage_in(answered), model=answered.model))
+    shop.check([1_000_000 * 0.02])
+
+
+@pytest.mark.parametrize("ways", [LANGCHAIN, LLAMA_INDEX], ids=["langchain", "llama_index"])
+def test_a_model_that_is_in_no_list_has_no_cost(shop: Shop, ways: Mapping[str, Way]) -> None:
     shop.provider.answers = [PLAIN]
-    shop.langchain("gpt-99-mega").invoke("hello", config())
+    ways["unlisted"](shop)
     shop.check([None], unpriced=1)
 
 
-def test_what_had_arrived_before_a_stream_broke_is_paid_for(shop: Shop) -> None:
+# --- streams that break off ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ways", [LANGCHAIN, LLAMA_INDEX], ids=["langchain", "llama_index"])
+def test_a_stream_that_broke_before_its_usage_has_no_cost(shop: Shop, ways: Mapping[str, Way]) -> None:
+    shop.provider.answers = [replace(PLAIN, breaks_off="before the usage")]
+    with pytest.raises(openai.APIError):
+        ways["stream"](shop)
+    shop.check([None])
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param(LANGCHAIN, id="langchain"),
+        pytest.param(
+            LLAMA_INDEX,
+            id="llama_index",
+            marks=pytest.mark.xfail(reason="the adapter drops what a stream had said when it fails"),
+        ),
+    ],
+)
+def test_what_had_arrived_before_a_stream_broke_is_paid_for(shop: Shop, ways: Mapping[str, Way]) -> None:
     shop.provider.answers = [replace(PLAIN, breaks_off="after the usage")]
-    with contextlib.suppress(openai.APIError):
-        list(shop.langchain().stream("hello", config()))
+    with pytest.raises(openai.APIError):
+        ways["stream"](shop)
     shop.check([1_000 * 1.25 + 100 * 10])
+
+
+# --- models that hand a call on to another model -------------------------------------------------------------------
+
+COUNTED_TWICE = pytest.mark.xfail(
+    reason="a model that returns another's answer reports that one's usage as its own"
+)
+
+
+class Relay(OpenAI):
+    """An application's own: it logs, chooses or limits, and lets another one answer."""
+
+    behind: Any = None
+
+    @llm_chat_callback()
+    def chat(self, messages: Any, **more: Any) -> Any:
+        return self.behind.chat(messages, **more)
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Any, **more: Any) -> Any:
+        return self.behind.stream_chat(messages, **more)
+
+
+class LangChainRelay(ChatOpenAI):
+    """The same for LangChain."""
+
+    behind: Any = None
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **_: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=self.behind.invoke(messages, config()))])
+
+
+@COUNTED_TWICE
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_model_of_llama_index_that_hands_a_call_on_does_not_bill_it_again(
+    shop: Shop, streamed: bool
+) -> None:
+    shop.provider.answers = [PLAIN]
+    relay = shop.llama_index(cls=Relay, behind=shop.llama_index())
+    if streamed:
+        list(relay.stream_chat(HELLO, **WITH_USAGE))
+    else:
+        relay.chat(HELLO)
+    shop.check([None, 1_000 * 1.25 + 100 * 10])
+
+
+@COUNTED_TWICE
+def test_a_model_of_langchain_that_hands_a_call_on_does_not_bill_it_again(shop: Shop) -> None:
+    shop.provider.answers = [PLAIN]
+    relay = LangChainRelay(
+        model="gpt-5", api_key="k", base_url=shop.provider.address, behind=shop.langchain()
+    )
+    relay.invoke("hello", config())
+    shop.check([None, 1_000 * 1.25 + 100 * 10])

@@ -348,7 +348,11 @@ def test_a_forked_child_counts_from_zero() -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     """)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
 

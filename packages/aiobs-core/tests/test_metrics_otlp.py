@@ -110,7 +110,7 @@ def test_workers_that_were_forked_are_told_apart(receiver: OtlpReceiver, given: 
         "OTEL_RESOURCE_ATTRIBUTES": given,
     }
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         env=environment,
         capture_output=True,
         text=True,
@@ -207,7 +207,7 @@ def test_the_end_of_a_script_delivers_its_metrics(receiver: OtlpReceiver) -> Non
         "AIOBS_HASH_KEY": "sixteen bytes or more",
     }
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         env=environment,
         capture_output=True,
         text=True,
