@@ -143,9 +143,6 @@ def test_the_live_table_is_drawn_again_and_left_with_ctrl_c(folder: Path, rich: 
         stdout=other,
         stderr=other,
         env={**os.environ, "TERM": "xterm"},
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # who runs in the background ignores it
     )
     os.close(other)
     seen = b""
