@@ -46,7 +46,7 @@ def run(
 
 
 def points(recorder: Recorder, metric: names.Metric, **attributes: str) -> list[Point | HistogramPoint]:
-    assert recorder.flush(10)
+    recorder.flush(10)  # false where a span was lost, which some tests are about
     return [
         point
         for family in recorder.metrics.snapshot()
@@ -280,6 +280,40 @@ def test_what_the_policy_masks_is_no_label(recorder: Recorder) -> None:
     run(recorder, Operation(kind=Kind.TOOL, name="mail to anna.smith@example.com"))
     (point,) = points(recorder, names.TOOL_CALLS)
     assert dict(point.attributes)["tool"] == "mail to <EMAIL>"
+
+
+def test_the_servers_of_models_are_bounded_like_any_label() -> None:
+    recorder = recorder_of(metric_max_values=5)
+    for at in range(20):
+        run(recorder, GPT._replace(endpoint=f"https://tenant-{at}.example.com"))
+    hosts = {
+        dict(point.attributes)["server.address"]
+        for point in points(recorder, names.GEN_AI_OPERATION_DURATION)
+    }
+    assert len(hosts) == 6
+    assert "other" in hosts
+    recorder.shutdown(5)
+
+
+def test_a_change_of_settings_does_not_lift_the_bound() -> None:
+    recorder = recorder_of(metric_max_values=5)
+    for again in range(4):
+        settings = Settings.load({}, {**QUICK, "metric_max_values": 5, "grace_s": 1.0 + again}, strict=True)
+        recorder.apply(settings, exporters=[InMemorySpanExporter()])
+        for at in range(4):
+            run(recorder, Operation(kind=Kind.TOOL, name=f"tool {again} {at}"))
+        recorder.flush(5)
+    assert len(points(recorder, names.TOOL_CALLS)) == 6
+    assert value(recorder, names.TOOL_CALLS) == 16
+    recorder.shutdown(5)
+
+
+@pytest.mark.parametrize("odd", [5, b"x", ["a"], {"a": 1}])
+def test_a_name_that_is_no_text_does_not_lose_the_run(recorder: Recorder, odd: Any) -> None:
+    run(recorder, GPT._replace(model=odd, provider=odd, endpoint=odd, agent=odd), Outcome(model=odd))
+    run(recorder, Operation(kind=Kind.TOOL, name=odd))
+    assert value(recorder, names.REQUESTS, stage="total") == 2
+    assert value(recorder, names.TOOL_CALLS, tool="other") == 1
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", 'quo"te', "x" * 10_000, "\ud800", "\x00\x1b[31m", "  "])

@@ -196,7 +196,7 @@ def test_who_knows_its_own_cost_is_believed(bench: Bench, tell: str) -> None:
     assert bench.total(names.COST) == 0.5
 
 
-@pytest.mark.parametrize("reported", [-1.0, float("nan"), float("inf"), "a lot", True])
+@pytest.mark.parametrize("reported", [1e308, -1.0, float("nan"), float("inf"), "a lot", True])
 def test_a_reported_cost_that_is_none_is_ignored(bench: Bench, reported: Any) -> None:
     span = bench.recorder.start(1, TOOL)
     assert span is not None
@@ -266,6 +266,20 @@ def test_a_budget_of_an_hour_begins_anew_with_the_hour() -> None:
             bench.recorder.end(1, USED)
         bench.recorder.flush(10)
     assert bench.total(names.BUDGET_EXCEEDED) == 2
+    bench.recorder.shutdown(5)
+
+
+def test_a_change_of_settings_forgets_nothing_that_was_spent() -> None:
+    bench = Bench(budget_usd_per_day=4.0)
+    for grace_s in (1.0, 2.0, 3.0):
+        bench.recorder.apply(
+            Settings.load({}, {**QUICK, "budget_usd_per_day": 4.0, "grace_s": grace_s}, strict=True),
+            exporters=[bench.exporter],
+        )
+        bench.run(GPT, USED)
+        bench.recorder.flush(10)
+    assert bench.total(names.BUDGET_SPENT) == 3 * PRICE_USD
+    assert bench.total(names.BUDGET_EXCEEDED) == 1
     bench.recorder.shutdown(5)
 
 

@@ -93,6 +93,7 @@ class Pipeline:
             lambda: self._settings,
             self._health,
             known=self.meters.sorts,
+            taken=self.meters.label_values,
             overflowed=self.meters.note_overflow,
         )
         self.meters.observe("active", active)

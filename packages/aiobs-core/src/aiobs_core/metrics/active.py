@@ -32,6 +32,7 @@ class ActiveRuns:
         settings: Those in force now.
         health: Told what goes wrong.
         known: What is told with 0 if nothing of it is open, since a gap looks like a lost target; it is added to.
+        taken: Values that attributes have, by attribute.
         overflowed: Told the attribute that has too many values.
     """
 
@@ -42,6 +43,7 @@ class ActiveRuns:
         health: Health,
         *,
         known: set[Attributes],
+        taken: dict[str, set[str]],
         overflowed: Callable[[str], None],
     ) -> None:
         self._runs = runs
@@ -51,6 +53,7 @@ class ActiveRuns:
         self._lock = threading.Lock()  # detectors are for one thread at a time, and pages for several
         self._labels: LabelValues | None = None
         self._known = known
+        self._taken = taken
 
     def __call__(self) -> Iterable[FamilySnapshot]:
         """The family at this instant."""
@@ -92,7 +95,11 @@ class ActiveRuns:
         request = span.request
         policy = None if request is None else request.privacy_policy
         labels = self._label_values()
-        return tuple((name, labels.value(name, text, policy)) for name, text in given.items() if text)
+        return tuple(
+            (name, labels.value(name, text, policy))
+            for name, text in given.items()
+            if type(text) is str and text
+        )
 
     def _label_values(self) -> LabelValues:
         if self._labels is None:
@@ -104,6 +111,7 @@ class ActiveRuns:
             self._labels = LabelValues(
                 Privacy(settings, self._health),
                 max_values=settings.metric_max_values,
+                taken=self._taken,
                 overflowed=self._overflowed,
             )
         return self._labels

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Final, TypeGuard
 from aiobs_core import semconv
 from aiobs_core.metrics.series import Attributes, Distribution, Number
 from aiobs_core.semconv import metrics as names
-from aiobs_core.signals.ai_agent import host_and_port
 
 if TYPE_CHECKING:
     from aiobs_core._operation import Usage
-    from aiobs_core._run import Run
     from aiobs_core._span import AgentSpan
     from aiobs_core.metrics.meters import Meters
     from aiobs_core.semconv.metrics import Metric
@@ -104,14 +102,16 @@ class GenAiSeries:
         return self._meters.family(metric).distribution(_of(metric, {**self._attributes, **more}))
 
 
-def gen_ai_series(meters: Meters, generation: str, run: Run, values: dict[str, str]) -> GenAiSeries:
+def gen_ai_series(
+    meters: Meters, generation: str, values: dict[str, str], server: tuple[str, int | None] | None
+) -> GenAiSeries:
     """The series of a run.
 
     Args:
         meters: Where they are.
         generation: `1.41`, `latest` or `both`.
-        run: A model call, embedding or retrieval.
-        values: Its attributes for `ai.agent.*`, as they may leave.
+        values: The call's attributes for `ai.agent.*`, as they may leave.
+        server: Host and port that it goes to, as they may leave.
     """
     attributes: dict[str, str | int] = {semconv.GEN_AI_OPERATION_NAME: values[names.OPERATION]}
     for name, own in (
@@ -121,11 +121,10 @@ def gen_ai_series(meters: Meters, generation: str, run: Run, values: dict[str, s
     ):
         if own in values:
             attributes[name] = values[own]
-    endpoint = host_and_port(run.operation.endpoint) if run.operation.endpoint else None
-    if endpoint is not None:
-        attributes[semconv.SERVER_ADDRESS] = endpoint[0]
-        if endpoint[1] is not None:
-            attributes[semconv.SERVER_PORT] = endpoint[1]
+    if server is not None:
+        attributes[semconv.SERVER_ADDRESS] = server[0]
+        if server[1] is not None:
+            attributes[semconv.SERVER_PORT] = server[1]
     return GenAiSeries(meters, generation, attributes, values.get(names.ERROR_TYPE))
 
 

@@ -22,10 +22,19 @@ class LabelValues:
     Args:
         privacy: Whose detectors see each value before it is used for the first time.
         max_values: Values by attribute; any further one is `other`.
+        taken: The values so far, which series have, whatever settings change; it is added to.
         overflowed: Told the attribute when that happens.
     """
 
-    def __init__(self, privacy: Privacy, *, max_values: int, overflowed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        privacy: Privacy,
+        *,
+        max_values: int,
+        taken: dict[str, set[str]],
+        overflowed: Callable[[str], None],
+    ) -> None:
+        self._taken = taken
         self._privacy = privacy
         self._max_values = max_values
         self._overflowed = overflowed
@@ -37,11 +46,14 @@ class LabelValues:
         found = known.get((policy, text))
         if found is not None:
             return found
-        if len(known) >= self._max_values:
-            self._overflowed(attribute)
-            return OTHER
-        found = known[policy, text] = self._clean(attribute, text, policy)
-        return found
+        if len(known) < self._max_values:
+            cleaned, taken = self._clean(attribute, text, policy), self._taken.setdefault(attribute, set())
+            if cleaned in taken or len(taken) < self._max_values:
+                taken.add(cleaned)
+                known[policy, text] = cleaned
+                return cleaned
+        self._overflowed(attribute)
+        return OTHER
 
     def _clean(self, attribute: str, text: str, policy: str | None) -> str:
         text = text[: 8 * _MAX_CHARS].encode("utf-8", "replace").decode("utf-8")  # no lone surrogates

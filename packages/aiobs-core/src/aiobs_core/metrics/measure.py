@@ -13,6 +13,8 @@ from aiobs_core.metrics.labels import LabelValues
 from aiobs_core.metrics.meters import Meters
 from aiobs_core.metrics.series import Attributes, Distribution, Exemplar, Number
 from aiobs_core.semconv import metrics as names
+from aiobs_core.semconv.metrics import OTHER
+from aiobs_core.signals.ai_agent import host_and_port
 
 if TYPE_CHECKING:
     from aiobs_core._operation import Usage
@@ -77,7 +79,10 @@ class Measure:
     def __init__(self, settings: Settings, meters: Meters, privacy: Privacy) -> None:
         self._meters = meters
         self._labels = LabelValues(
-            privacy, max_values=settings.metric_max_values, overflowed=meters.note_overflow
+            privacy,
+            max_values=settings.metric_max_values,
+            taken=meters.label_values,
+            overflowed=meters.note_overflow,
         )
         self._generation = settings.semconv if "gen_ai" in settings.dialects else None
         self._bound: dict[tuple[object, ...], _Bound] = {}
@@ -121,14 +126,14 @@ class Measure:
             run.stage,
             span.scope,
             span.parent is None,
-            operation.action,
-            operation.provider,
-            operation.model,
-            run.outcome.model,
-            operation.name if kind is _AGENT or kind is _TOOL else None,
-            run.agent,
-            run.error_type,
-            operation.endpoint,
+            _text(operation.action),
+            _text(operation.provider),
+            _text(operation.model),
+            _text(run.outcome.model),
+            _text(operation.name) if kind is _AGENT or kind is _TOOL else None,
+            _text(run.agent),
+            _text(run.error_type),
+            _text(operation.endpoint),
             None if request is None else request.privacy_policy,
         )
         bound = self._bound.get(key)
@@ -213,7 +218,7 @@ class Measure:
             if run.status is _ERROR:
                 bound.errors.append(self._meters.family(names.ERRORS).number(_of(names.ERRORS, given)))
         if self._generation is not None and (run.kind in _CALLS_A_MODEL or run.kind is _RETRIEVER):
-            bound.gen_ai = gen_ai_series(self._meters, self._generation, run, values)
+            bound.gen_ai = gen_ai_series(self._meters, self._generation, values, self._server_of(run))
         if len(self._meters.sorts) < _MAX_BOUND:
             self._meters.sorts.add(_of(names.ACTIVE_INSTANCES, values))
         if len(self._bound) >= _MAX_BOUND:
@@ -240,13 +245,33 @@ class Measure:
             names.ERROR_TYPE: run.error_type,
         }
         policy = None if request is None else request.privacy_policy
-        return {name: self._labels.value(name, text, policy) for name, text in given.items() if text}
+        return {
+            name: self._labels.value(name, text, policy)
+            for name, value in given.items()
+            if (text := _text(value))
+        }
+
+    def _server_of(self, run: Run) -> tuple[str, int | None] | None:
+        """Host and port of the endpoint, as they may leave: there may be one for each tenant, with a name in it."""
+        endpoint = _text(run.operation.endpoint)
+        found = host_and_port(endpoint) if endpoint else None
+        if found is None:
+            return None
+        request = run.span.request
+        policy = None if request is None else request.privacy_policy
+        host = self._labels.value(semconv.SERVER_ADDRESS, found[0], policy)
+        return host, found[1] if host == found[0] else None
 
     def _number(self, metric: Metric, bound: _Bound) -> Number:
         return self._meters.family(metric).number(_of(metric, bound.values))
 
     def _distribution(self, metric: Metric, bound: _Bound) -> Distribution:
         return self._meters.family(metric).distribution(_of(metric, bound.values))
+
+
+def _text(value: object) -> str | None:
+    """A name, which applications may have bound to anything: what is no text is `other`, so that the run counts."""
+    return value if type(value) is str or value is None else OTHER
 
 
 def _of(metric: Metric, values: dict[str, str]) -> Attributes:

@@ -12,6 +12,7 @@ from aiobs_core.semconv import metrics as names
 if TYPE_CHECKING:
     from aiobs_core._health import Health
     from aiobs_core.metrics.shared import SharedFolder
+    from aiobs_core.pricing.budget import Window
     from aiobs_core.semconv.metrics import Metric
 
 _SERIES_PER_VALUE: Final = 20
@@ -36,6 +37,10 @@ class Meters:
         self._max_values = max_values
         self._families: dict[str, Family] = {}
         self._observers: dict[str, Observer] = {}
+        self.label_values: dict[str, set[str]] = {}
+        """Values that attributes of series have, by attribute."""
+        self.windows: dict[str, Window] = {}
+        """What was spent of budgets, which a change of settings must not forget."""
         self.sorts: set[Attributes] = set()
         """What the runs so far were, for the gauge of open ones."""
         self._histograms: Mapping[str, Record] = {}

@@ -44,6 +44,7 @@ class PrometheusServer:
         self._port = port
         self._waits = bool(settings.metrics_folder)
         self._closing = threading.Event()
+        self._lock = threading.Lock()
         self._server: _HttpServer | None = None
         self._opened: _HttpServer | None = None  # stays, so that the thread finds what `close` waits for
         self._tls: ssl.SSLContext | None = None
@@ -63,7 +64,7 @@ class PrometheusServer:
     def close(self) -> None:
         """Free the port and end the thread."""
         self._closing.set()
-        server, self._server = self._server, None
+        server = self._taken()
         if server is not None:
             server.shutdown()
             server.close_connections()
@@ -129,10 +130,16 @@ class PrometheusServer:
             if self._closing.wait(_AGAIN_S):
                 return
             self._open()
-        if self._closing.is_set() and self._server is not None:  # closed while it was opened
-            self._server.server_close()
+        if self._closing.is_set() and (unserved := self._taken()) is not None:  # closed while it was opened
+            unserved.server_close()
             return
-        self._opened.serve_forever(0.2)
+        self._opened.serve_forever(0.2)  # in any case: whoever took it waits for the end of this
+
+    def _taken(self) -> _HttpServer | None:
+        """The server, for the one who asks first to close."""
+        with self._lock:
+            server, self._server = self._server, None
+        return server
 
 
 class _HttpServer(ThreadingHTTPServer):

@@ -209,10 +209,8 @@ class PriceBook:
             found = self.find(call)
         except Exception as error:  # noqa: BLE001 (a price file or table that breaks a rule nobody thought of)
             _log.warning(
-                "The price of %.80r cannot be found (%s: %s); it has no cost.",
-                call.model,
+                "aiobs: the price of a call cannot be found (%s); it has no cost.",  # without names: they may be anything
                 type(error).__name__,
-                error,
             )
             found = Found((), (), ())
         self._found[call] = found

@@ -23,7 +23,7 @@ _PERIODS_S: Final = {"hour": 3_600, "day": 86_400}
 _NOTHING: Final = Decimal(0)
 
 
-class _Window:
+class Window:
     """One clock period: an hour or a day of UTC."""
 
     __slots__ = ("is_crossed", "length_ns", "limit_usd", "name", "number", "spent_usd")
@@ -48,9 +48,12 @@ class Budgets:
         self._meters = meters
         meters.observe("budgets", self.observed)
         limits = {"hour": settings.budget_usd_per_hour, "day": settings.budget_usd_per_day}
-        self._windows = [
-            _Window(name, _PERIODS_S[name], Decimal(repr(limit))) for name, limit in limits.items() if limit
-        ]
+        self._windows = []
+        for name, limit in limits.items():
+            if limit:  # what was spent stays spent when settings change
+                window = meters.windows.setdefault(name, Window(name, _PERIODS_S[name], Decimal(repr(limit))))
+                window.limit_usd = Decimal(repr(limit))
+                self._windows.append(window)
         limit_usd = settings.budget_usd_per_request
         self._per_request_usd = Decimal(repr(limit_usd)) if limit_usd else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +30,7 @@ _log = logging.getLogger("aiobs.pricing")  # of its own: who runs models that ha
 _MODEL: Final = Kind.MODEL
 _PRICED_KINDS: Final = (Kind.MODEL, Kind.EMBEDDING, Kind.RERANKER)
 _NOTHING: Final = Decimal(0)
+_MAX_REPORTED_USD: Final = 1_000_000  # of one call: beyond it is a slip, and would spoil the counter for good
 _CACHE_HIT: Final = "cache_hit"
 _MAX_UNPRICED: Final = 64  # models that are warned of
 _PARTS: Final = (
@@ -122,10 +122,10 @@ class Pricer:
             given = run.outcome.cost_usd
         if type(given) is not float and type(given) is not int:
             return None
-        if not math.isfinite(given) or given < 0:
+        if not 0 <= given <= _MAX_REPORTED_USD:
             self._health.problem(
                 "price.reported",
-                f"aiobs: a run reported {given!r} as {semconv.COST_USD}; expected dollars, 0 or more. It has no cost.",
+                f"aiobs: a run reported {given!r} as {semconv.COST_USD}; expected dollars, from 0 to a million. It has no cost.",
             )
             if run.span.attributes:
                 run.span.attributes.pop(semconv.COST_USD, None)
