@@ -49,6 +49,7 @@ _GOALS_M: Final = {  # what observing should cost at the most, from the floors m
 # Since prompts are hashed by default, "large" and "rag" are SHA-256 without the processor's instructions for it (0009).
 _RATCHET_M: Final = {
     ("chain", "aiobs"): 1.3,
+    ("stream", "aiobs"): 4.2,
     ("agent", "aiobs"): 8.7,
     ("rag", "aiobs"): 3.1,
     ("large", "aiobs"): 7.9,
