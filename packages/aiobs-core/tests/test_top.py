@@ -3,53 +3,51 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, Usage, cli
-from aiobs_core.metrics.series import Distribution
-from aiobs_core.semconv.metrics import LATENCY_BOUNDS_S
-from aiobs_core.top.quantiles import quantile
-from aiobs_core.top.sources import FromPage, SourceError
-from aiobs_testing.rotel import free_ports
+from aiobs_core.export._text import display_width
+from aiobs_core.store import schema
+from aiobs_core.top.sources import FromStore, Reading, Row
+from aiobs_core.top.table import coloured, lines_of, ordered, plain
 
 QUICK = {"console": "off", "store": "off", "flush_interval_s": 0.01}
 AGENT = Operation(kind=Kind.AGENT, name="planner")
 USED = Outcome(usage=Usage(input_tokens=1_000_000, output_tokens=100_000))  # $2.5 and $1 with gpt-4o
 
 
-def play(recorder: Recorder, *, calls: int = 4) -> None:
-    for at in range(calls):
-        recorder.start("root", AGENT)
-        for model in ("gpt-4o", "nobody's"):
-            recorder.start(
-                model, Operation(kind=Kind.MODEL, name="m", provider="openai", model=model), parent="root"
-            )
-            recorder.end(model, USED)
-        if at:
-            recorder.end("root")
-        else:
-            recorder.fail("root", ValueError())
-    assert recorder.flush(10)
+@contextmanager
+def recorded(folder: Path) -> Iterator[Recorder]:
+    recorder = Recorder(Settings.load({}, {**QUICK, "store": str(folder)}, strict=True))
+    yield recorder
+    recorder.shutdown(5)
+
+
+def call(recorder: Recorder, model: str) -> None:
+    recorder.start(model, Operation(kind=Kind.MODEL, name="m", provider="openai", model=model), parent="root")
+    recorder.end(model, USED)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    recorder = Recorder(Settings.load({}, {**QUICK, "store": str(tmp_path / "store")}, strict=True))
-    play(recorder)
-    yield tmp_path / "store"
-    recorder.shutdown(5)
+def folder(tmp_path: Path) -> Path:
+    """Four requests of two calls each, of which the first fails."""
+    with recorded(tmp_path / "store") as recorder:
+        for at in range(4):
+            recorder.start("root", AGENT)
+            for model in ("gpt-4o", "nobody's"):
+                call(recorder, model)
+            if at:
+                recorder.end("root")
+            else:
+                recorder.fail("root", ValueError())
+    return tmp_path / "store"
 
 
 def table(capsys: Any, *arguments: str) -> dict[str, list[str]]:
@@ -68,7 +66,7 @@ def table(capsys: Any, *arguments: str) -> dict[str, list[str]]:
         "TOK/S",
         "$/H",
     ]
-    return {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    return {line.split()[0]: line.split()[1:] for line in lines[1 : lines.index("")]}
 
 
 def test_the_store_tells_of_requests_and_models(folder: Path, capsys: Any) -> None:
@@ -88,102 +86,116 @@ def test_json_has_the_numbers(folder: Path, capsys: Any) -> None:
     assert rows["gpt-4o"]["input_tokens"] == 4_000_000
     assert rows["nobody's"]["cost_usd"] is None
     assert rows["(requests)"]["cost_usd"] == pytest.approx(4 * 3.5)
-    assert 0 < told["window_s"] <= 300
+    assert 300 <= told["window_s"] < 360
 
 
-def test_a_page_tells_what_happened_between_two_looks() -> None:
-    (port,) = free_ports(1)
-    settings = Settings.load({}, {**QUICK, "prometheus_port": port}, strict=True)
-    recorder = Recorder(settings, exporters=[InMemorySpanExporter()])
-    play(recorder, calls=3)
-    source = FromPage(f"http://localhost:{port}/metrics", window_s=60)
-    assert source.read().rows == []
-    play(recorder)
-    rows = {row.name: row for row in source.read().rows}
-    assert (rows["(requests)"].calls, rows["(requests)"].errors) == (4, 1)
-    assert rows["gpt-4o"].calls == 4
-    assert rows["gpt-4o"].input_tokens == 4_000_000
-    assert rows["gpt-4o"].cost_usd == pytest.approx(4 * 3.5)
-    assert rows["(requests)"].cost_usd == pytest.approx(4 * 3.5)
-    assert rows["nobody's"].cost_usd is None
-    assert rows["gpt-4o"].p95_s is not None
-    recorder.shutdown(5)
+def test_the_window_begins_with_a_minute_and_is_not_shorter_than_asked_for(folder: Path) -> None:
+    now_s = time.time()
+    reading = FromStore(folder, window_s=60, clock=lambda: now_s).read()
+    assert 60 <= reading.window_s < 120
+    later = FromStore(folder, window_s=60, clock=lambda: now_s + 200).read()
+    assert [row.calls for row in later.rows] == [0]
 
 
-def test_a_restarted_process_counts_from_zero() -> None:
-    from aiobs_core.top.sources import _increase
+def test_a_request_whose_tool_failed_and_was_called_again_has_not_failed(tmp_path: Path) -> None:
+    with recorded(tmp_path) as recorder:
+        recorder.start("root", AGENT)
+        recorder.start("tool", Operation(kind=Kind.TOOL, name="search"), parent="root")
+        recorder.fail("tool", ValueError())
+        recorder.end("root")
+    (total,) = FromStore(tmp_path, window_s=60).read().rows
+    assert (total.calls, total.errors) == (1, 0)
+    assert total.p50_s is not None
 
-    series = ("x_total", frozenset())
-    assert _increase([{series: 5.0}, {series: 7.0}, {series: 3.0}, {series: 4.0}])[series] == 2 + 3 + 1
+
+def test_requests_that_still_run_have_tokens_and_are_not_counted_yet(tmp_path: Path) -> None:
+    with recorded(tmp_path) as recorder:
+        recorder.start("root", AGENT)
+        call(recorder, "gpt-4o")
+        assert recorder.flush(10)
+        total, model = FromStore(tmp_path, window_s=60).read().rows
+        recorder.end("root")
+    assert (total.calls, total.input_tokens, model.calls) == (0, 1_000_000, 1)
+
+
+def test_what_tools_cost_is_in_the_cost_of_the_requests_only(tmp_path: Path) -> None:
+    with recorded(tmp_path) as recorder:
+        recorder.start("root", AGENT)
+        call(recorder, "gpt-4o")
+        recorder.start("tool", Operation(kind=Kind.TOOL, name="search"), parent="root")
+        recorder.end("tool", Outcome(cost_usd=0.25))
+        recorder.end("root")
+    total, model = FromStore(tmp_path, window_s=60).read().rows
+    assert (total.cost_usd, model.cost_usd) == (pytest.approx(3.75), pytest.approx(3.5))
+
+
+def test_a_sum_from_which_calls_without_a_price_are_missing_is_marked(folder: Path, capsys: Any) -> None:
+    rows = table(capsys, "--store", str(folder), "--once")
+    assert rows["(requests)"][-1].endswith("+")
+    assert not rows["gpt-4o"][-1].endswith("+")
+    assert cli.main(["top", "--store", str(folder), "--once"]) == 0
+    assert "+: calls without a known price are not in it." in capsys.readouterr().out
+
+
+def test_a_store_in_which_nothing_ran_lately_says_where_to_look(tmp_path: Path, capsys: Any) -> None:
+    schema.open_for_writing(tmp_path).close()
+    assert cli.main(["top", "--store", str(tmp_path)]) == 0
+    assert "nothing ran in this time, a longer --window looks further back." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [
+        ("calls", ["b", "a", "c"]),
+        ("errors", ["c", "b", "a"]),
+        ("p50", ["b", "a", "c"]),
+        ("p95", ["a", "b", "c"]),
+        ("tokens", ["a", "c", "b"]),
+        ("cost", ["c", "a", "b"]),
+        ("name", ["a", "b", "c"]),
+    ],
+)
+def test_models_are_sorted_and_the_requests_stay_first(sort: str, names: list[str]) -> None:
+    rows = [
+        Row("(requests)", 1, 0, None, None, None, None, None),
+        Row("b", 9, 1, 0.9, 1.0, None, None, None),
+        Row("a", 5, 0, 0.5, 2.0, 7, 7, 1.0),
+        Row("c", 2, 2, None, None, 9, None, 2.0),
+    ]
+    assert [row.name for row in ordered(rows, sort)] == ["(requests)", *names]
+
+
+def test_names_have_what_is_left_of_the_terminal_and_cannot_steer_it() -> None:
+    rows = [
+        Row("(requests)", 1, 0, None, None, None, None, None),
+        Row("evil\x1b[2J\nname" + "x" * 80, 1_234_567, 1, 0.01, 2.5, 10, 10, 1e-9, 1),
+        Row("재고", 1, 0, None, None, None, None, None),
+    ]
+    for width in (200, 90, 40):
+        lines = plain(
+            lines_of(Reading(rows, 60), sort="calls", encoding="utf-8", width=width), "below", width=width
+        ).split("\n")
+        assert len({display_width(line) for line in lines[:4]}) == 1
+        assert all(display_width(line) <= width for line in lines)
+        assert "\x1b" not in "".join(lines)
+    assert len(lines_of(Reading(rows, 60), sort="calls", encoding="utf-8", height=3)) == 3
+
+
+def test_colours_change_no_letter_of_the_table() -> None:
+    reading = Reading(
+        [Row("(requests)", 4, 1, 0.1, None, None, 5, 0.1), Row(":smile: [red]", 1, 0, *[None] * 5)], 9
+    )
+    lines = lines_of(reading, sort="calls", encoding="utf-8")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", coloured(lines, "below", width=120))
+    assert [line.rstrip() for line in text.split("\n")] == [
+        line.rstrip() for line in plain(lines, "below").split("\n")
+    ]
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: Any) -> None:
-    (port,) = free_ports(1)
-    with pytest.raises(SourceError, match="AIOBS_PROMETHEUS_PORT"):
-        FromPage(f"http://localhost:{port}/metrics", window_s=60).read()
     assert cli.main(["top", "--store", str(tmp_path / "none"), "--once"]) == 1
     assert "no aiobs store" in capsys.readouterr().err
+    assert cli.main(["top", "--store", "off", "--once"]) == 1
+    assert "--url" in capsys.readouterr().err
     for wrong in (["--window", "soon"], ["--url", "localhost:9464"], ["--interval", "0"]):
         assert cli.main(["top", *wrong]) == 2
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize("rich", ["rich", ""])
-def test_the_live_table_is_drawn_again_and_left_with_ctrl_c(folder: Path, rich: str) -> None:
-    import pty
-
-    main, other = pty.openpty()
-    hide = "" if rich else "import sys; sys.modules['rich.console'] = None; "
-    # Who was started in the background ignores the signal, and so do its children.
-    hide += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program = f"{hide}from aiobs_core.cli import main; raise SystemExit(main(['top', '--interval', '0.2s', '--store', {str(folder)!r}]))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=other,
-        stdout=other,
-        stderr=other,
-        env={**os.environ, "TERM": "xterm"},
-    )
-    os.close(other)
-    seen = b""
-    deadline = time.monotonic() + 20
-    while seen.count(b"gpt-4o") < 3 and time.monotonic() < deadline:
-        seen += os.read(main, 65_536)
-    process.send_signal(signal.SIGINT)
-    try:
-        assert process.wait(10) == 130
-    finally:
-        process.kill()
-        process.wait()
-        os.close(main)
-    assert seen.count(b"gpt-4o") >= 3
-    assert b"Ctrl-C leaves" in seen
-
-
-# --- quantiles ----------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(0.001, 299), min_size=1, max_size=200), st.sampled_from([0.0, 0.5, 0.95, 1.0]))
-def test_a_quantile_is_in_the_bucket_of_the_value(values: list[float], q: float) -> None:
-    distribution = Distribution((), LATENCY_BOUNDS_S)
-    for value in values:
-        distribution.record(value)
-    found = quantile(q, LATENCY_BOUNDS_S, distribution.counts)
-    assert found is not None
-    # With values spread evenly in each bucket, no more than a part q lies below it, bucket by bucket.
-    below = sum(
-        count for bound, count in zip(LATENCY_BOUNDS_S, distribution.counts, strict=False) if bound < found
-    )
-    up_to = sum(
-        count
-        for lower, count in zip((0.0, *LATENCY_BOUNDS_S), distribution.counts, strict=True)
-        if lower < found or lower == 0
-    )
-    assert below <= q * len(values) + 1e-9
-    assert up_to >= q * len(values) - 1e-9
-
-
-def test_quantiles_of_nothing_and_beyond_all_bounds() -> None:
-    assert quantile(0.5, (1.0, 2.0), (0, 0, 0)) is None
-    assert quantile(0.5, (1.0, 2.0), (0, 0, 3)) == 2.0
-    assert quantile(0.5, (1.0, 2.0), (0, 4, 0)) == 1.5

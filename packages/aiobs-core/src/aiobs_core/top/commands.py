@@ -5,22 +5,22 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiobs_core._errors import AiobsError
-from aiobs_core.cli import SubParsers, _print_json
+from aiobs_core.cli import SubParsers, _print_json, _safe
 
 if TYPE_CHECKING:
     from aiobs_core.top.sources import Reading
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600}
-_SORTS: Final = ("calls", "errors", "p95", "tokens", "cost", "name")
-_CLEAR: Final = "\x1b[H\x1b[2J"
+_SORTS: Final = ("calls", "errors", "p50", "p95", "tokens", "cost", "name")  # the keys of `table.SORTS`
+_LEAST_ROOM: Final = 3  # headings, requests and one model
 
 
 class _Source(Protocol):
@@ -33,7 +33,7 @@ def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
     top = commands.add_parser(
         "top",
         help="a live table of requests, errors, latency, tokens and dollars by model",
-        description="A live table by model, from the local store, or from the metrics page of a running program. Ctrl-C leaves.",
+        description="A live table by model, from the local store, or from the metrics page of a running program. `q` leaves.",
     )
     where = top.add_mutually_exclusive_group()
     where.add_argument("--store", metavar="DIR", help="folder of the store (default: as AIOBS_STORE says)")
@@ -80,19 +80,28 @@ def _top(arguments: argparse.Namespace) -> int:
         reading = source.read()
     if arguments.json:
         _print_json({"window_s": reading.window_s, "rows": [row._asdict() for row in reading.rows]})
-    else:
-        from aiobs_core.top.table import plain
+        return 0
+    from aiobs_core.top.table import lines_of, plain, remarks
 
-        print(plain(reading, sort=arguments.sort, encoding=sys.stdout.encoding or "utf-8"))
+    said = remarks(reading)
+    if not any(row.calls for row in reading.rows):
+        longer = (
+            "a longer --interval waits for more" if arguments.url else "a longer --window looks further back"
+        )
+        said.append(f"nothing ran in this time, {longer}")
+    lines = lines_of(reading, sort=arguments.sort, encoding=sys.stdout.encoding or "utf-8")
+    print(plain(lines, f"{'; '.join(said)}."))
     return 0
 
 
 def _source(arguments: argparse.Namespace) -> _Source:
     from aiobs_core._settings import Settings
     from aiobs_core.store.commands import folder_of
-    from aiobs_core.top.sources import FromPage, FromStore
+    from aiobs_core.top.sources import FromStore
 
     if arguments.url:
+        from aiobs_core.top.page import FromPage
+
         return FromPage(arguments.url, window_s=arguments.window)
     folder: Path | None = folder_of(arguments.store, Settings.load())
     if folder is None:
@@ -102,54 +111,52 @@ def _source(arguments: argparse.Namespace) -> _Source:
     return FromStore(folder, window_s=arguments.window)
 
 
+# --- live ---------------------------------------------------------------------------------------------------------------
+
+
 def _live(source: _Source, arguments: argparse.Namespace) -> int:
-    reading = source.read()  # what is wrong from the start is said, and ends it
-    last_s, trouble = time.monotonic(), ""
-    with _screen(arguments.sort) as show:
+    from aiobs_core.top.screen import opened
+
+    reading: Reading | None = None
+    read_s = 0.0
+    with opened(sys.stdout) as screen:
         while True:
-            show(reading, trouble and f"{trouble} Shown: of {time.monotonic() - last_s:.0f} s ago.")
-            time.sleep(arguments.interval)
             try:
-                reading, last_s, trouble = source.read(), time.monotonic(), ""
-            except AiobsError as error:
+                reading, read_s, trouble = source.read(), time.monotonic(), ""
+            except AiobsError as error:  # a program that is not there yet, or is started anew
                 trouble = str(error)
+            said = _trouble(trouble, reading, time.monotonic() - read_s) if trouble else ""
+            screen.show(_frame(reading, said, sort=arguments.sort))
+            if screen.is_left(arguments.interval):
+                return 0
 
 
-@contextmanager
-def _screen(sort: str) -> Iterator[Callable[[Reading, str], None]]:
-    """Shows a reading, and a line below it, in the place of the last one."""
-    encoding = sys.stdout.encoding or "utf-8"
+def _trouble(what: str, reading: Reading | None, age_s: float) -> str:
+    age = f"; the table is {age_s:.0f} s old" if reading is not None and reading.rows else ""
+    return f"{_safe(what, sys.stdout)} Trying again{age}; q leaves."
+
+
+def _frame(reading: Reading | None, trouble: str, *, sort: str) -> str:
+    """What a screen of the terminal's size shows: the table, and what is to be known of it."""
+    from aiobs_core.top.table import coloured, lines_of, plain
+
+    width, height = shutil.get_terminal_size()
+    lines, below = [], trouble or "Waiting for the second look at the page; q leaves."
+    if reading is not None and reading.rows:
+        below = trouble or _footer(reading, hidden=len(reading.rows))  # as long as it can be
+        room = max(height - 1 - len(textwrap.wrap(below, width)), _LEAST_ROOM)
+        encoding = sys.stdout.encoding or "utf-8"
+        lines = lines_of(reading, sort=sort, encoding=encoding, width=width, height=room)
+        below = trouble or _footer(reading, hidden=len(reading.rows) + 1 - len(lines))
+    wrapped = "\n".join(textwrap.wrap(below, width))
     try:
-        from rich.console import Group
-        from rich.live import Live
-        from rich.text import Text
+        text = coloured(lines, wrapped, width=width)
     except ImportError:
-        from aiobs_core.top.table import plain
-
-        def redraw(reading: Reading, below: str) -> None:
-            print(
-                f"{_CLEAR}{plain(reading, sort=sort, encoding=encoding)}\n\n{below or _about(reading)}",
-                flush=True,
-            )
-
-        yield redraw
-        return
-    from aiobs_core.top.table import rich_table
-
-    with Live(auto_refresh=False, screen=True) as live:
-
-        def show(reading: Reading, below: str) -> None:
-            parts: list[Any] = [
-                rich_table(reading, sort=sort, encoding=encoding),
-                Text(),
-                Text(below or _about(reading), style="dim"),
-            ]
-            live.update(Group(*parts), refresh=True)
-
-        yield show
+        text = plain(lines, wrapped, width=width)
+    return "\n".join(text.split("\n")[:height])
 
 
-def _about(reading: Reading) -> str:
-    if not reading.rows:
-        return "Waiting for the second look at the page; Ctrl-C leaves."
-    return f"Of the last {reading.window_s:.0f} s; Ctrl-C leaves."
+def _footer(reading: Reading, *, hidden: int) -> str:
+    from aiobs_core.top.table import remarks
+
+    return "; ".join([*remarks(reading, hidden=hidden), "q leaves."])

@@ -22,7 +22,8 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> floa
     rank, seen, lower = q * total, 0.0, 0.0
     for bound, count in zip(bounds, counts, strict=False):
         if count > 0 and seen + count >= rank:
-            return lower + (bound - lower) * max(0.0, rank - seen) / count
+            # Rounded, the sum can end above its bucket.
+            return min(bound, lower + (bound - lower) * max(0.0, rank - seen) / count)
         seen += count
         lower = bound
     return lower

@@ -1,30 +1,47 @@
-"""Where the numbers of `aiobs top` come from: the local store, or the Prometheus page of a running process."""
+"""What `aiobs top` shows of a window of time, and how it is read from the local store; `page` reads it elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
-from typing import Final, NamedTuple
-from urllib.error import URLError
-from urllib.request import Request, urlopen
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
-from aiobs_core.semconv import metrics as names
 from aiobs_core.top.quantiles import quantile
 
+if TYPE_CHECKING:
+    from aiobs_core.store.activity import ModelActivity
+    from aiobs_core.store.reader import Store
+
 TOTAL: Final = "(requests)"
-_TIMEOUT_S: Final = 5.0
-_STORE_BOUNDS_S: Final = tuple(1.25 ** (bucket + 1) / 1_000 for bucket in range(63))
-_MAX_PAGE_BYTES: Final = 64 << 20
+UNNAMED: Final = "(unnamed)"
+_STORE_BOUNDS_S: Final = tuple(1.25 ** (bucket + 1) / 1_000 for bucket in range(63))  # as of `rows.bucket_of`
+_NS_PER_MINUTE: Final = 60_000_000_000
+_IS_ERROR: Final = 2  # StatusCode.ERROR
+
+# The run that began a request says how it went: a tool that failed inside, and was called again, is no failed request.
+_REQUESTS: Final = """
+SELECT s.dur, s.status FROM runs r JOIN spans s ON s.id = (
+    SELECT id FROM spans WHERE trace_id = r.trace_id ORDER BY parent_id IS NOT NULL, start, id LIMIT 1)
+WHERE r.start >= ? AND r.root > 0"""
+# Of each model the calls that have tokens and no price; in the row without a model, what tools and retrievers cost.
+_BESIDE: Final = """
+SELECT CASE WHEN s.kind IN ('model', 'embedding') THEN coalesce(s.model, '') END AS called,
+    sum(s.cost), sum(s.cost IS NULL AND (s.in_tok IS NOT NULL OR s.out_tok IS NOT NULL))
+FROM runs r JOIN spans s ON s.trace_id = r.trace_id WHERE r.start >= ? GROUP BY called"""
 
 
 class Row(NamedTuple):
-    """What one model did in the window, or all requests; None is unknown."""
+    """What one model did in the window, or all requests together. None is unknown.
+
+    Attributes:
+        cost_usd: Of the calls whose price is known.
+        unpriced_calls: Calls that have tokens and no known price, so are missing from `cost_usd`.
+    """
 
     name: str
     calls: float
@@ -34,10 +51,11 @@ class Row(NamedTuple):
     input_tokens: float | None
     output_tokens: float | None
     cost_usd: float | None
+    unpriced_calls: float = 0
 
 
 class Reading(NamedTuple):
-    """All rows, requests first, and how many seconds they are of."""
+    """All rows, that of the requests first, and how many seconds they are of."""
 
     rows: Sequence[Row]
     window_s: float
@@ -47,18 +65,22 @@ class SourceError(AiobsError):
     """The source cannot be read; the message says what to do."""
 
 
-# --- the local store --------------------------------------------------------------------------------------------------
-
-
 class FromStore:
-    """Reads the last minutes of the local store."""
+    """Reads the last minutes of the local store.
 
-    def __init__(self, folder: Path, *, window_s: float) -> None:
+    Args:
+        folder: Of the store; it need not exist yet.
+        window_s: Of how long. The store sums up by minutes, so the window begins with the minute that it begins in.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, folder: Path, *, window_s: float, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
-        self._minutes = max(1, round(window_s / 60))
+        self._window_s = window_s
+        self._clock = clock
 
     def read(self) -> Reading:
-        """The rows of the last whole minutes and the current one.
+        """The rows of the window.
 
         Raises:
             AiobsError: If the store cannot be read.
@@ -66,153 +88,59 @@ class FromStore:
         from aiobs_core.store.activity import activity
         from aiobs_core.store.reader import open_store
 
-        now_s = time.time()
-        since_minute = int(now_s // 60) - self._minutes + 1
+        now_s = self._clock()
+        since_minute = int((now_s - self._window_s) // 60)
+        # Opened anew each time: the folder may be deleted and made again, and what waits in the spool is taken in.
         with closing(open_store(self._folder, health=Health())) as store:
-            runs, models = activity(store, since_minute)
-        durations_s = sorted(run.duration_s for run in runs)
-        total = Row(
-            TOTAL,
-            len(runs),
-            sum(run.has_error for run in runs),
-            _at(durations_s, 0.5),
-            _at(durations_s, 0.95),
-            _sum([run.input_tokens for run in runs]),
-            _sum([run.output_tokens for run in runs]),
-            _sum([run.cost_usd for run in runs]),
-        )
-        rows = [
-            Row(
-                model.name or "(unnamed)",
-                model.calls,
-                model.errors,
-                quantile(0.5, _STORE_BOUNDS_S, model.histogram),
-                quantile(0.95, _STORE_BOUNDS_S, model.histogram),
-                model.input_tokens,
-                model.output_tokens,
-                model.cost_usd,
+            _, models = activity(store, since_minute)
+            beside = store.query(_BESIDE, since_minute * _NS_PER_MINUTE)
+            unpriced = {called: count for called, _, count in beside}
+            rows = [_row_of(model, unpriced.get(model.name, 0)) for model in models]
+            costs = [row.cost_usd for row in rows]
+            costs += [
+                nano_usd / 1e9 for called, nano_usd, _ in beside if called is None and nano_usd is not None
+            ]
+            total = _requests(store, since_minute)._replace(
+                input_tokens=_sum([row.input_tokens for row in rows]),
+                output_tokens=_sum([row.output_tokens for row in rows]),
+                cost_usd=_sum(costs),
+                unpriced_calls=sum(row.unpriced_calls for row in rows),
             )
-            for model in models
-        ]
         return Reading([total, *rows], now_s - since_minute * 60)
 
 
-def _at(ordered: Sequence[float], q: float) -> float | None:
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
+def _requests(store: Store, since_minute: int) -> Row:
+    from aiobs_core.store.rows import bucket_of
+
+    found = store.query(_REQUESTS, since_minute * _NS_PER_MINUTE)
+    buckets = Counter(bucket_of(duration_ns) for duration_ns, _ in found if duration_ns is not None)
+    counts = [buckets[at] for at in range(len(_STORE_BOUNDS_S) + 1)]
+    return Row(
+        TOTAL,
+        len(found),
+        sum(status == _IS_ERROR for _, status in found),
+        quantile(0.5, _STORE_BOUNDS_S, counts),
+        quantile(0.95, _STORE_BOUNDS_S, counts),
+        None,
+        None,
+        None,
+    )
+
+
+def _row_of(model: ModelActivity, unpriced_calls: int) -> Row:
+    return Row(
+        model.name or UNNAMED,
+        model.calls,
+        model.errors,
+        quantile(0.5, _STORE_BOUNDS_S, model.histogram),
+        quantile(0.95, _STORE_BOUNDS_S, model.histogram),
+        model.input_tokens,
+        model.output_tokens,
+        model.cost_usd,
+        unpriced_calls,
+    )
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
-
-
-# --- a page -------------------------------------------------------------------------------------------------------------
-
-_Series = tuple[str, frozenset[tuple[str, str]]]
-
-
-class FromPage:
-    """Reads a Prometheus page again and again; rates are differences within the window.
-
-    A counter that has fallen belongs to a process that was started anew: it counts from 0, as for PromQL's `rate`.
-    """
-
-    def __init__(self, url: str, *, window_s: float) -> None:
-        self._url = url
-        self._window_s = window_s
-        self._scrapes: deque[tuple[float, Mapping[_Series, float]]] = deque()
-
-    def read(self) -> Reading:
-        """Scrape once; the first time there is nothing to compare with, so there are no rows.
-
-        Raises:
-            SourceError: If there is no such page.
-        """
-        now_s = time.monotonic()
-        self._scrapes.append((now_s, self._scrape()))
-        while len(self._scrapes) > 2 and now_s - self._scrapes[1][0] >= self._window_s:
-            self._scrapes.popleft()
-        if len(self._scrapes) < 2:
-            return Reading([], 0.0)
-        return Reading(
-            _rows(_increase([samples for _, samples in self._scrapes])), now_s - self._scrapes[0][0]
-        )
-
-    def _scrape(self) -> Mapping[_Series, float]:
-        from prometheus_client.parser import text_string_to_metric_families
-
-        try:
-            request = Request(self._url, headers={"Accept": "text/plain"})  # noqa: S310 (the user's own address)
-            with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                page = answer.read(_MAX_PAGE_BYTES).decode("utf-8")
-            return {
-                (sample.name, frozenset(sample.labels.items())): sample.value
-                for family in text_string_to_metric_families(page)
-                for sample in family.samples
-            }
-        except (URLError, OSError, ValueError) as error:
-            raise SourceError(
-                f"{self._url}: no metrics page could be read ({error}); start the program with AIOBS_PROMETHEUS_PORT=9464, "
-                "or leave --url out to look at the local store."
-            ) from None
-
-
-def _increase(scrapes: Sequence[Mapping[_Series, float]]) -> Mapping[_Series, float]:
-    grown: dict[_Series, float] = defaultdict(float)
-    for before, after in pairwise(scrapes):
-        for series, value in after.items():
-            earlier = before.get(series, 0.0)
-            grown[series] += value - earlier if value >= earlier else value
-    return grown
-
-
-def _rows(grown: Mapping[_Series, float]) -> list[Row]:
-    """One row of all requests, and one for each model that was called."""
-    found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
-    for (name, labelled), value in grown.items():
-        labels = dict(labelled)
-        who = _whose(labels)
-        if who is None or not value:
-            continue
-        if name == names.LATENCY.prometheus_name + "_bucket":
-            buckets[who][float(labels["le"])] += value
-        elif name == names.REQUESTS.sample_name:
-            found[who]["count"] += value
-        elif name == names.ERRORS.sample_name:
-            found[who]["errors"] += value
-        elif name == names.TOKENS.sample_name:
-            for each in {who, TOTAL}:
-                found[each][labels.get(names.DIRECTION, "")] += value
-        elif name == names.COST.sample_name:
-            for each in {who, TOTAL}:
-                found[each]["cost"] += value
-    models = sorted((who for who in found if who != TOTAL), key=lambda who: -found[who]["count"])
-    return [_row(who, found[who], buckets[who]) for who in (TOTAL, *models)]
-
-
-def _whose(labels: Mapping[str, str]) -> str | None:
-    stage = labels.get(names.STAGE)
-    if stage == names.TOTAL:
-        return TOTAL
-    if names.MODEL in labels and stage in {None, "model_inference"}:
-        return labels[names.MODEL]
-    return TOTAL if stage is None and names.TOOL in labels else None  # what a tool says that it cost
-
-
-def _row(who: str, found: Mapping[str, float], cumulative: Mapping[float, float]) -> Row:
-    bounds = sorted(cumulative)
-    counts = [
-        cumulative[bound] - (cumulative[bounds[at - 1]] if at else 0.0) for at, bound in enumerate(bounds)
-    ]
-    finite = [bound for bound in bounds if bound != float("inf")]
-    return Row(
-        who,
-        found.get("count", 0.0),
-        found.get("errors", 0.0),
-        quantile(0.5, finite, counts),
-        quantile(0.95, finite, counts),
-        found.get("input"),
-        found.get("output"),
-        found.get("cost"),
-    )
