@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +22,22 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, Usage
+from aiobs_core._health import Health
 from aiobs_core.metrics import metrics_asgi_app, metrics_wsgi_app, register
 from aiobs_core.metrics.prometheus import AiobsCollector
+from aiobs_core.metrics.server import PrometheusServer
 from aiobs_core.semconv import metrics as names
 from aiobs_testing.prometheus import Prometheus, PrometheusNotInstalled, ScrapeTls, lint_page
 from aiobs_testing.rotel import free_ports
@@ -145,6 +154,51 @@ def test_a_port_in_use_is_told_with_the_next_step(caplog: Any) -> None:
     assert "AIOBS_METRICS_DIR" in warning
 
 
+def test_a_host_that_is_none_is_told_even_where_workers_wait_for_the_port(
+    tmp_path: Path, caplog: Any
+) -> None:
+    (port,) = free_ports(1)
+    with recording(
+        prometheus_port=port, prometheus_host="192.0.2.1", metrics_folder=str(tmp_path)
+    ) as recorder:
+        call(recorder)
+    assert ["192.0.2.1" in each.getMessage() for each in caplog.records] == [True]
+
+
+def test_a_page_that_cannot_be_made_is_told_and_is_no_half_page(caplog: Any) -> None:
+    (port,) = free_ports(1)
+
+    def read() -> Any:
+        raise RuntimeError("an observer is broken")
+
+    server = PrometheusServer(Settings.load({}, QUICK), read, Health(), port=port)
+    try:
+        with pytest.raises(URLError, match="503"):
+            get(f"http://localhost:{port}/metrics")
+    finally:
+        server.close()
+    assert ["an observer is broken" in each.getMessage() for each in caplog.records] == [True]
+
+
+def test_who_connects_and_says_nothing_takes_few_threads() -> None:
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port) as recorder:
+        call(recorder)
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(100)]
+        try:
+            assert silent[-1].recv(1) == b""  # closed at once
+            assert threading.active_count() - before < 50
+        finally:
+            for each in silent:
+                each.close()
+        deadline = time.monotonic() + 5
+        while threading.active_count() > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with get(f"http://localhost:{port}/metrics") as answer:
+            assert total(answer.read(), stage="total") == 1
+
+
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +249,23 @@ def test_without_a_usable_certificate_there_is_no_page_and_a_warning(
 ) -> None:
     (port,) = free_ports(1)
     with recording(prometheus_port=port, prometheus_certificate=certificates["server"]) as recorder:
+        call(recorder)
+        with pytest.raises(URLError):
+            get(f"http://localhost:{port}/metrics")
+    assert any("AIOBS_PROMETHEUS_KEY" in each.getMessage() for each in caplog.records)
+
+
+def test_a_key_with_a_password_is_refused_and_asks_no_terminal(
+    certificates: dict[str, str], tmp_path: Path, caplog: Any
+) -> None:
+    key = load_pem_private_key(Path(certificates["server_key"]).read_bytes(), None)
+    locked = tmp_path / "locked.pem"
+    locked.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    (port,) = free_ports(1)
+    settings = {"prometheus_certificate": certificates["server"], "prometheus_key": str(locked)}
+    with recording(prometheus_port=port, **settings) as recorder:
         call(recorder)
         with pytest.raises(URLError):
             get(f"http://localhost:{port}/metrics")

@@ -22,7 +22,8 @@ CLASSIC: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _MAX_VALUE: Final = 1024  # characters of a label's value; no name is that long, but an attack may be
 _UNITS: Final = {"s": "seconds", "{USD}": "usd"}
-# Of these, a newline has an escape. The others have none: a NUL ends Prometheus' page, a surrogate is no UTF-8.
+# Of these, a newline has an escape. A surrogate is no UTF-8; the others, which Prometheus would take, act on the terminal
+# of whoever prints a page, and are ends of lines to some readers.
 _UNSAFE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SPECIAL: Final = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"\\\\]')
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
@@ -15,13 +17,17 @@ from aiobs_core._context import SUPPRESS_KEY
 from aiobs_core.metrics.page import answer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiobs_core._health import Health
     from aiobs_core._settings import Settings
     from aiobs_core.metrics.page import Read
+    from aiobs_core.metrics.series import FamilySnapshot
 
 _PATHS: Final = {"/", "/metrics"}
 _AGAIN_S: Final = 2.0
 _PATIENCE_S: Final = 10.0  # of a connection that says nothing
+_MAX_CONNECTIONS: Final = 32  # each has a thread of the application's process
 
 
 class PrometheusServer:
@@ -89,7 +95,8 @@ class PrometheusServer:
                 raise ValueError("TLS needs both AIOBS_PROMETHEUS_CERTIFICATE and AIOBS_PROMETHEUS_KEY")
             tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            tls.load_cert_chain(settings.prometheus_certificate, settings.prometheus_key)
+            # With an empty password: without one, OpenSSL asks the terminal for that of an encrypted key, and waits.
+            tls.load_cert_chain(settings.prometheus_certificate, settings.prometheus_key, password="")
             if settings.prometheus_client_ca:
                 tls.load_verify_locations(settings.prometheus_client_ca)
                 tls.verify_mode = ssl.CERT_REQUIRED
@@ -112,9 +119,10 @@ class PrometheusServer:
             )
             # IPv4 first: "localhost" is both, and Prometheus tries both.
             family, _, _, _, address = min(found, key=lambda each: each[0] is not socket.AF_INET)
-            self._server = self._opened = _HttpServer(family, address, self._read, self._tls)
+            self._server = self._opened = _HttpServer(family, address, self._page, self._tls)
         except OSError as error:
-            if not self._waits:
+            # Another worker serves the page then. A host that is none, or a port that is not ours to take, never works.
+            if not self._waits or error.errno != errno.EADDRINUSE:
                 self._health.problem(
                     "metrics.port",
                     f"aiobs: the Prometheus page cannot be served on {host}:{self._port} ({error.strerror or error}). Choose "
@@ -123,6 +131,16 @@ class PrometheusServer:
                 )
             return False
         return True
+
+    def _page(self) -> Sequence[FamilySnapshot]:
+        try:
+            return self._read()
+        except Exception as error:
+            self._health.problem(
+                "metrics.page",
+                f"aiobs: the Prometheus page cannot be made ({type(error).__name__}: {error}).",
+            )
+            raise
 
     def _serve(self) -> None:
         attach(set_value(SUPPRESS_KEY, True))
@@ -144,8 +162,10 @@ class PrometheusServer:
 
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = True  # else the port is taken for a minute after each restart
+    # Else the port is taken for a minute after each restart; on Windows, it would let others take it from us.
+    allow_reuse_address = sys.platform != "win32"
     allow_reuse_port = False
+    request_queue_size = 2 * _MAX_CONNECTIONS  # with the 5 of socketserver, a burst waits for seconds
 
     def __init__(self, family: int, address: Any, read: Read, tls: ssl.SSLContext | None) -> None:
         self.address_family = family
@@ -171,6 +191,10 @@ class _HttpServer(ThreadingHTTPServer):
         self._connections.add(connection)
         return connection, address
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 (the signature of socketserver)
+        """Whether there is a thread left for it: else it is closed."""
+        return len(self._connections) <= _MAX_CONNECTIONS
+
     def shutdown_request(self, request: Any) -> None:
         self._connections.discard(request)
         super().shutdown_request(request)
@@ -195,12 +219,12 @@ class _Page(BaseHTTPRequestHandler):
         if urlsplit(self.path).path not in _PATHS:
             self.send_error(404)
             return
-        given = answer(
-            self.command,
-            self.headers.get("Accept", ""),
-            self.headers.get("Accept-Encoding", ""),
-            self.server.read,
-        )
+        accepted = self.headers.get("Accept", ""), self.headers.get("Accept-Encoding", "")
+        try:
+            given = answer(self.command, *accepted, self.server.read)
+        except Exception:  # noqa: BLE001 (it was told; no page is better than half of one)
+            self.send_error(503)
+            return
         self.send_response(given.status)
         for name, value in given.headers:
             self.send_header(name, value)

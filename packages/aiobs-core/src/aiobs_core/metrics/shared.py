@@ -11,21 +11,21 @@ of the folder.
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aiobs_core.metrics.series import FamilySnapshot, HistogramPoint, Point, merged
+from aiobs_core.metrics.series import FamilySnapshot, merged
 from aiobs_core.metrics.shared_format import FORMAT, Content, decode, encode
+from aiobs_core.metrics.shared_sums import added, amount, bounded, countable, definition
 from aiobs_core.privacy._file_lock import lock, unlock
-from aiobs_core.semconv.metrics import METRICS, OTHER, Metric
+from aiobs_core.semconv.metrics import METRICS
 
 if TYPE_CHECKING:
     from aiobs_core._health import Health
@@ -38,9 +38,6 @@ _FOLDED: Final = f"aiobs-folded-{FORMAT}{_SUFFIX}"
 _LOCK: Final = "aiobs-metrics.lock"
 _UNFINISHED: Final = ".unfinished"
 _UNFINISHED_S: Final = 60.0  # older ones belong to someone who was killed while it wrote
-_MAX_FOLDED: Final = 20_000  # sets of attributes of one metric; in later ones, every value is `other`
-
-_Definition = tuple[str, str, str, tuple[float, ...]]
 
 
 class _OwnFile:
@@ -70,10 +67,8 @@ class _OwnFile:
             os.close(descriptor)
             unfinished.unlink(missing_ok=True)
             raise
-        before, self.descriptor = (
-            self.descriptor,
-            descriptor,
-        )  # at no instant a closed one: see the fork below
+        before = self.descriptor
+        self.descriptor = descriptor  # first, so that at no instant it is a closed one: see the fork below
         if before >= 0:
             os.close(before)
 
@@ -112,6 +107,7 @@ class SharedFolder:
         self._health = health
         self._is_closed = False
         self._others: Sequence[FamilySnapshot] = ()
+        self._parsed: dict[Path, tuple[bytes, Content | None]] = {}
         self._is_able = sys.platform != "win32"
         if not self._is_able:
             health.problem(
@@ -125,12 +121,13 @@ class SharedFolder:
             return
         own = _own_file(self._folder)
         with own.lock:
-            amount = _amount(snapshot)
-            if amount < own.amount:
+            counted = amount(snapshot)
+            if counted < own.amount:
                 return  # another thread took a later one, and was faster
             is_first = own.descriptor < 0
-            self._replace_own(own, snapshot)
-            own.latest, own.amount = snapshot, amount
+            if is_first or snapshot != own.latest:
+                self._replace_own(own, snapshot)
+            own.latest, own.amount = snapshot, counted
         if is_first:
             self._look()  # where nobody asks for pages, too, the dead are folded
 
@@ -154,7 +151,7 @@ class SharedFolder:
             if self._is_closed or not self._is_able:
                 return
             self._is_closed = True
-            own.latest = _countable(own.latest)
+            own.latest = countable(own.latest)
             if own.descriptor >= 0:
                 self._replace_own(own, own.latest)
 
@@ -196,11 +193,12 @@ class SharedFolder:
             os.close(descriptor)
 
     def _read_others(self) -> Sequence[FamilySnapshot]:
-        folded = self._load(self._folder / _FOLDED) or Content([])
+        folded = self._load_folded()
         living: list[Sequence[FamilySnapshot]] = []
         dead: dict[Path, Sequence[FamilySnapshot]] = {}
         gone = set(folded.folded)
         own_path = _own_file(self._folder).path
+        seen = {self._folder / _FOLDED}
         for path in sorted(self._folder.glob(f"aiobs-*{_SUFFIX}")):
             if path.name == _FOLDED or path == own_path or path.name in gone:
                 continue
@@ -210,10 +208,12 @@ class SharedFolder:
             if is_alive:
                 living.append(content.families)
             else:
-                dead[path] = _countable(content.families)
+                dead[path] = countable(content.families)
+            seen.add(path)
+        self._parsed = {path: parsed for path, parsed in self._parsed.items() if path in seen}
         if dead or gone:
             folded = self._fold(folded, dead)
-        return _added([folded.families, *living])
+        return added([folded.families, *living])
 
     def _load_sibling(self, path: Path) -> tuple[Content | None, bool]:
         """What a process says, and whether it lives."""
@@ -229,31 +229,44 @@ class SharedFolder:
                 is_dead = _is_free(descriptor)
                 if is_dead and not _is_at(path, descriptor):
                     continue  # its owner has just replaced it, and let the old one go
-                with os.fdopen(descriptor, "rb", closefd=False) as file:
-                    return self._decoded(path, file.read()), not is_dead
+                return self._parse(path, descriptor), not is_dead
             finally:
                 os.close(descriptor)
 
-    def _load(self, path: Path) -> Content | None:
+    def _load_folded(self) -> Content:
+        path = self._folder / _FOLDED
         try:
-            return self._decoded(path, path.read_bytes())
+            descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            return None
-
-    def _decoded(self, path: Path, text: bytes) -> Content | None:
+            return Content([])
         try:
-            return decode(text)
-        except ValueError as error:
-            self._cannot_use(path, error)
-            if path.name == _FOLDED:  # the next one takes its place, and nobody should miss it by that
-                path.replace(path.with_suffix(".damaged"))
-            return None
+            found = self._parse(path, descriptor)
+        finally:
+            os.close(descriptor)
+        if found is None:  # the next one takes its place, and nobody should miss it by that
+            path.replace(path.with_suffix(".damaged"))
+        return found or Content([])
+
+    def _parse(self, path: Path, descriptor: int) -> Content | None:
+        """What a file says; read to the end only if its first line is another than before."""
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            header = file.readline()
+            known = self._parsed.get(path)
+            if known is not None and known[0] == header:
+                return known[1]
+            content: Content | None = None
+            try:
+                content = decode(header + file.read())
+            except ValueError as error:
+                self._cannot_use(path, error)
+        self._parsed[path] = header, content
+        return content
 
     def _fold(self, folded: Content, dead: dict[Path, Sequence[FamilySnapshot]]) -> Content:
         """Add the dead to the sum, then delete their files; whoever is killed in between has counted none twice."""
         left = [name for name in folded.folded if (self._folder / name).exists()]
         result = Content(
-            _bounded(_added([folded.families, *dead.values()])), [*left, *(path.name for path in dead)]
+            bounded(added([folded.families, *dead.values()])), [*left, *(path.name for path in dead)]
         )
         unfinished = self._folder / f"{_FOLDED}{_UNFINISHED}"
         unfinished.unlink(missing_ok=True)
@@ -266,7 +279,7 @@ class SharedFolder:
         for name in result.folded:
             (self._folder / name).unlink(missing_ok=True)
         for path in self._folder.glob(f"aiobs-*{_UNFINISHED}"):
-            if time.time() - path.stat().st_mtime > _UNFINISHED_S:
+            if _is_left_behind(path):
                 path.unlink(missing_ok=True)
         return result
 
@@ -279,7 +292,7 @@ class SharedFolder:
         found = []
         for family in families:
             metric = metrics.get(family.metric.name)
-            if metric is not None and _definition(metric) == _definition(family.metric):
+            if metric is not None and definition(metric) == definition(family.metric):
                 found.append(FamilySnapshot(metric, family.points))
             else:
                 self._health.problem(
@@ -306,49 +319,6 @@ class SharedFolder:
         )
 
 
-# --- snapshots --------------------------------------------------------------------------------------------------
-
-
-def _amount(snapshot: Sequence[FamilySnapshot]) -> float:
-    """Grows with everything that is counted: the later of two snapshots never has less."""
-    return math.fsum(
-        sum(point.counts) if isinstance(point, HistogramPoint) else point.value
-        for family in snapshot
-        if family.metric.instrument != "gauge"
-        for point in family.points
-    )
-
-
-def _countable(families: Sequence[FamilySnapshot]) -> Sequence[FamilySnapshot]:
-    return [family for family in families if family.metric.instrument != "gauge"]
-
-
-def _definition(metric: Metric) -> _Definition:
-    return metric.name, metric.instrument, metric.unit, metric.bounds
-
-
-def _added(snapshots: Iterable[Sequence[FamilySnapshot]]) -> Sequence[FamilySnapshot]:
-    """The sum of several processes, apart for each way to define a metric."""
-    alike: dict[_Definition, list[Sequence[FamilySnapshot]]] = {}
-    for snapshot in snapshots:
-        for family in snapshot:
-            alike.setdefault(_definition(family.metric), []).append([family])
-    return [family for group in alike.values() for family in merged(group)]
-
-
-def _bounded(families: Sequence[FamilySnapshot]) -> Sequence[FamilySnapshot]:
-    return [family if len(family.points) <= _MAX_FOLDED else _with_others(family) for family in families]
-
-
-def _with_others(family: FamilySnapshot) -> FamilySnapshot:
-    kept, rest = family.points[:_MAX_FOLDED], family.points[_MAX_FOLDED:]
-    others: list[Point | HistogramPoint] = [
-        point._replace(attributes=tuple((name, OTHER) for name, _ in point.attributes)) for point in rest
-    ]
-    one_by_one = [[FamilySnapshot(family.metric, [point])] for point in others]
-    return merged([[FamilySnapshot(family.metric, kept)], *one_by_one])[0]
-
-
 # --- files ------------------------------------------------------------------------------------------------------
 
 
@@ -356,6 +326,13 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _is_left_behind(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _UNFINISHED_S
+    except FileNotFoundError:  # finished
+        return False
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -1,20 +1,20 @@
 """The text of a file in which one process tells the others of a server what it has counted.
 
-Lines of JSON: the first says what file it is and how many lines follow, each of the others is one metric. A file is
-written once and then only replaced, so one with fewer lines was damaged by something else.
+Lines of JSON: the first says what file it is and has a hash of the others, each of which is one metric. So a file is
+either as aiobs wrote it, or damaged; and whoever knows its first line knows all of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from aiobs_core.metrics.series import Attributes, Exemplar, FamilySnapshot, HistogramPoint, Point
-from aiobs_core.semconv.metrics import Instrument, Metric
+from aiobs_core.semconv.metrics import Metric
 
 FORMAT: Final = 1
-_INSTRUMENTS: Final = ("counter", "histogram", "gauge")
 
 
 class Content(NamedTuple):
@@ -31,15 +31,15 @@ class Content(NamedTuple):
 
 def encode(content: Content) -> bytes:
     """A file's text."""
+    # Metric by metric, so that other threads get their turn in between.
+    lines = b"".join([_family_text(family) for family in content.families])
     header = {
         "aiobs": "metrics",
         "format": FORMAT,
-        "lines": len(content.families),
         "folded": list(content.folded),
+        "hash": hashlib.blake2b(lines, digest_size=16).hexdigest(),
     }
-    # Metric by metric, so that other threads get their turn in between.
-    lines = [json.dumps(header), *map(_family_text, content.families), ""]
-    return "\n".join(lines).encode("ascii")
+    return f"{json.dumps(header)}\n".encode("ascii") + lines
 
 
 def decode(text: bytes) -> Content:
@@ -49,21 +49,22 @@ def decode(text: bytes) -> Content:
         ValueError: If it is damaged, of another format, or no such file at all.
     """
     try:
-        header, *lines = text.splitlines()
+        header, _, lines = text.partition(b"\n")
         about = json.loads(header)
         if about["aiobs"] != "metrics" or about["format"] != FORMAT:
             raise ValueError(f"format {about['format']!r} of {about['aiobs']!r}, known is {FORMAT}")
-        if about["lines"] != len(lines) or not text.endswith(b"\n"):
-            raise ValueError(f"{len(lines)} lines instead of {about['lines']}")
-        return Content([_family(json.loads(line)) for line in lines], [str(name) for name in about["folded"]])
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        if about["hash"] != hashlib.blake2b(lines, digest_size=16).hexdigest():
+            raise ValueError("it is damaged")
+        families = [_family(json.loads(line)) for line in lines.splitlines()]
+        return Content(families, [str(name) for name in about["folded"]])
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 # --- one metric -------------------------------------------------------------------------------------------------
 
 
-def _family_text(family: FamilySnapshot) -> str:
+def _family_text(family: FamilySnapshot) -> bytes:
     metric = family.metric
     described = {
         "name": metric.name,
@@ -72,7 +73,7 @@ def _family_text(family: FamilySnapshot) -> str:
         "bounds": metric.bounds,
         "points": [_point_row(point) for point in family.points],
     }
-    return json.dumps(described, separators=(",", ":"))
+    return f"{json.dumps(described, separators=(',', ':'))}\n".encode("ascii")
 
 
 def _point_row(point: Point | HistogramPoint) -> list[object]:
@@ -84,63 +85,26 @@ def _point_row(point: Point | HistogramPoint) -> list[object]:
 
 
 def _family(described: Mapping[str, Any]) -> FamilySnapshot:
-    instrument = described["instrument"]
-    if instrument not in _INSTRUMENTS:
-        raise ValueError(f"instrument {instrument!r}")
     metric = Metric(
-        name=_text(described["name"]),
-        instrument=cast("Instrument", instrument),
-        unit=_text(described["unit"]),
+        name=described["name"],
+        instrument=described["instrument"],
+        unit=described["unit"],
         brief="",
         attributes=(),
-        bounds=tuple(map(_number, described["bounds"])),
+        bounds=tuple(described["bounds"]),
     )
-    if instrument == "histogram":
-        size = len(metric.bounds) + 1
-        return FamilySnapshot(metric, [_histogram_point(row, size) for row in described["points"]])
-    return FamilySnapshot(metric, [_point(*row) for row in described["points"]])
+    read = _histogram_point if metric.instrument == "histogram" else _point
+    return FamilySnapshot(metric, [read(*row) for row in described["points"]])
 
 
-def _point(attributes: object, value: object) -> Point:
-    return Point(_attributes(attributes), _number(value))
+def _point(attributes: Mapping[str, str | int], value: float) -> Point:
+    return Point(tuple(attributes.items()), value)
 
 
-def _histogram_point(row: Sequence[Any], size: int) -> HistogramPoint:
-    attributes, total, counts, exemplars = row
-    if len(counts) != size:
-        raise ValueError(f"{len(counts)} buckets instead of {size}")
+def _histogram_point(
+    attributes: Mapping[str, str | int], total: float, counts: Sequence[int], exemplars: Sequence[Any]
+) -> HistogramPoint:
+    named: Attributes = tuple(attributes.items())
     return HistogramPoint(
-        _attributes(attributes),
-        tuple(map(_count, counts)),
-        _number(total),
-        {_count(bucket): _exemplar(rest) for bucket, *rest in exemplars},
+        named, tuple(counts), total, {bucket: Exemplar(*rest) for bucket, *rest in exemplars}
     )
-
-
-def _exemplar(row: Iterable[object]) -> Exemplar:
-    value, time_ns, trace_id, span_id = row
-    return Exemplar(_number(value), _count(time_ns), _count(trace_id), _count(span_id))
-
-
-def _attributes(found: object) -> Attributes:
-    if not isinstance(found, dict):
-        raise TypeError("attributes are no object")
-    return tuple((name, value if isinstance(value, str) else _count(value)) for name, value in found.items())
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} instead of text")
-    return value
-
-
-def _number(value: object) -> float:
-    if type(value) is int or type(value) is float:
-        return value
-    raise TypeError(f"{type(value).__name__} instead of a number")
-
-
-def _count(value: object) -> int:
-    if type(value) is int:
-        return value
-    raise TypeError(f"{type(value).__name__} instead of a whole number")
