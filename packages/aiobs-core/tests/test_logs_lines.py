@@ -401,7 +401,7 @@ def test_parameters_pass_an_allow_list_of_names_and_types(log):
 
 
 def test_the_allow_list_is_that_of_spans():
-    of_spans = {name for name, _ in (*gen_ai._FLOATS, *gen_ai._INTS)} | {"n"}
+    of_spans = {name for name, _ in (*gen_ai.FLOATS, *gen_ai.INTS)} | {"n"}
     assert set(PARAMETERS) == of_spans
 
 

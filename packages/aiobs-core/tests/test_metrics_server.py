@@ -143,6 +143,21 @@ def test_the_port_is_free_after_the_end_and_taken_again_by_the_next() -> None:
         get(f"http://localhost:{port}/metrics")
 
 
+def test_another_level_of_logs_leaves_the_page_open() -> None:
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port) as recorder:
+        call(recorder)
+        recorder.apply(
+            Settings.load({}, {**QUICK, "prometheus_port": port, "log_level": "DEBUG"}, strict=True)
+        )
+        with get(f"http://localhost:{port}/metrics") as answer:
+            assert total(answer.read(), stage="total") == 1
+        call(recorder)
+        assert (
+            len(recorder._pipeline._exporters[0].get_finished_spans()) == 2
+        )  # the destinations are the same
+
+
 def test_a_port_in_use_is_told_with_the_next_step(caplog: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

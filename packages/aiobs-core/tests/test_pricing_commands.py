@@ -127,9 +127,11 @@ def test_explain_reads_a_price_file(run, folder):
     assert code == 0
     assert "the price file" in out
     assert "ours" in out
-    path.write_text("[[price]]", encoding="utf-8")
-    with pytest.raises(AiobsError, match=r"price 1, model: got nothing"):
-        run("explain", "m", "--price-file", str(path))
+    path.write_text("[[price]]\n[[price]]\ninput = -1", encoding="utf-8")
+    code, _, err = run("explain", "m", "--price-file", str(path))
+    assert code == 1
+    assert "price 1, model: got nothing" in err.splitlines()[0]
+    assert sum("price 2" in line for line in err.splitlines()) > 1  # a line for each mistake
 
 
 def test_explain_tells_near_names_and_how_to_add_a_price(run):

@@ -229,6 +229,46 @@ def test_the_tier_decides_on_the_price(asked: Any, answered: Any, default: str, 
     bench.recorder.shutdown(5)
 
 
+# --- a model that lets another one answer -----------------------------------------------------------------------------
+
+
+def relay(bench: Bench, *, inner: Outcome, outer: Outcome) -> list[dict[str, Any]]:
+    bench.recorder.start("outer", GPT._replace(name="router"))
+    bench.run(GPT, inner, parent="outer")
+    bench.recorder.end("outer", outer)
+    assert bench.recorder.flush(10)
+    return [dict(span.attributes or {}) for span in bench.exporter.get_finished_spans()]
+
+
+def test_an_answer_that_is_handed_on_is_billed_and_counted_once(bench: Bench) -> None:
+    answered, handed_on = relay(bench, inner=USED, outer=USED)
+    assert answered[semconv.COST_USD] == handed_on[semconv.COST_TOTAL_USD] == PRICE_USD
+    assert semconv.COST_USD not in handed_on
+    assert handed_on[semconv.USAGE_SOURCE] == "forwarded"
+    assert handed_on[semconv.USAGE_INPUT_TOKENS] == 1_000_000
+    assert bench.total(names.COST) == PRICE_USD
+    assert bench.total(names.UNPRICED) == 0
+    assert bench.total(names.TOKENS) == 1_000_000 + 100_000 + 400_000
+
+
+def test_a_model_that_asks_another_one_and_spends_tokens_itself_is_billed_for_them(bench: Bench) -> None:
+    other = Outcome(usage=Usage(input_tokens=1_000_000, output_tokens=0))
+    _, own = relay(bench, inner=USED, outer=other)
+    assert own[semconv.COST_USD] == 2.5
+    assert own[semconv.COST_TOTAL_USD] == 2.5 + PRICE_USD
+    assert own[semconv.USAGE_SOURCE] == "reported"
+
+
+@pytest.mark.parametrize("odd", [["many"], {}, "many", None, True])
+def test_counts_that_are_none_forward_nothing_and_lose_nothing(bench: Bench, odd: Any) -> None:
+    usage = Outcome(usage=Usage(input_tokens=odd, output_tokens=odd))
+    bench.recorder.start("outer", GPT)
+    bench.run(GPT, usage, parent="outer")
+    bench.recorder.end("outer", usage)
+    bench.recorder.flush(10)
+    assert bench.recorder.health.counts().get("read", 0) == 0
+
+
 # --- budgets ----------------------------------------------------------------------------------------------------------
 
 
@@ -297,8 +337,10 @@ def test_what_was_spent_of_a_budget_is_a_metric() -> None:
 def test_the_store_keeps_what_runs_cost(tmp_path: Any) -> None:
     recorder = Recorder(Settings.load({}, {**QUICK, "store": str(tmp_path / "store")}, strict=True))
     recorder.start("root", AGENT)
-    recorder.start("call", GPT, parent="root")
+    recorder.start("router", GPT, parent="root")
+    recorder.start("call", GPT, parent="router")
     recorder.end("call", USED)
+    recorder.end("router", USED)
     recorder.start("tool", TOOL, parent="root")
     recorder.end("tool", Outcome(cost_usd=0.25))
     recorder.end("root")
@@ -306,4 +348,5 @@ def test_the_store_keeps_what_runs_cost(tmp_path: Any) -> None:
     with closing(open_store(tmp_path / "store", health=Health())) as store:
         (run,) = store.runs(10)
         assert run.cost_nano_usd == round((PRICE_USD + 0.25) * 1e9)
+        assert run.input_tokens == 1_000_000  # what is handed on counts once
     recorder.shutdown(5)

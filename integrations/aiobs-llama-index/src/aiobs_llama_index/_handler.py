@@ -133,8 +133,12 @@ def _on_chunk(recorder: Recorder, event: Any) -> None:
         recorder.chunk(event.span_id)
         return
     span = recorder.find(event.span_id)
-    if span is not None and (reasons := outcome.finish_of_stream(response)):
-        span.finish_reasons = reasons
+    if span is not None:
+        span.outcome = outcome.of_model(
+            response
+        )  # what is known if the stream breaks off: it may tell the usage
+        if reasons := outcome.finish_of_stream(response):
+            span.finish_reasons = reasons
 
 
 def _on_chat_error(recorder: Recorder, event: Any) -> None:
@@ -154,6 +158,11 @@ def _engine_of(writer: AgentSpan) -> AgentSpan | None:
     return around if is_engine else None
 
 
+def _on_exception(recorder: Recorder, event: Any) -> None:
+    span = recorder.find(event.span_id)
+    recorder.fail(event.span_id, event.exception, None if span is None else span.outcome)
+
+
 def _on_end(recorder: Recorder, event: Any) -> None:
     recorder.end(event.span_id, outcome.of_model(event.response))
 
@@ -163,7 +172,7 @@ _ACTIONS: Final[Mapping[str, Callable[[Recorder, Any], None]]] = {
     "LLMCompletionInProgressEvent": _on_chunk,
     "LLMChatEndEvent": _on_end,
     "LLMCompletionEndEvent": _on_end,
-    "ExceptionEvent": lambda recorder, event: recorder.fail(event.span_id, event.exception),
+    "ExceptionEvent": _on_exception,
     "SpanCancelledEvent": lambda recorder, event: recorder.fail(event.span_id, CancelledError()),
     "StreamChatErrorEvent": _on_chat_error,
 }

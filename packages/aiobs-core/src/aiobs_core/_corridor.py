@@ -91,9 +91,7 @@ class Corridor:
         if self._stages:
             self._pass(batch)
             return
-        with (
-            uninterrupted_by_fork()
-        ):  # the first one makes detectors, tables and the like import what they need
+        with uninterrupted_by_fork():  # the first one makes detectors and tables import what they need
             self._stages = self._assemble()
             self._pass(batch)
 

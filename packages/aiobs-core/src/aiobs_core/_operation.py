@@ -16,7 +16,9 @@ Attributes = Mapping[str, AttributeValue]
 Content = Sequence[Mapping[str, object]]
 """Messages in the JSON shape of the GenAI conventions: `[{"role": …, "parts": […]}]`."""
 
-UsageSource = Literal["reported", "estimated", "missing", "cache_hit"]
+UsageSource = Literal["reported", "estimated", "missing", "cache_hit", "forwarded"]
+UNSPENT: Final = frozenset({"cache_hit", "forwarded"})
+"""Sources of tokens that the call itself has not spent."""
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 _NO_ATTRIBUTES: Final[Attributes] = MappingProxyType({})
 
@@ -84,7 +86,8 @@ class Usage(NamedTuple):
         audio_output_tokens: Output of audio.
         image_input_tokens: Input of images, cached or not.
         image_output_tokens: Output of images.
-        source: Who counted.
+        source: Who counted. `forwarded`: these are the tokens of a model call inside, whose answer was handed on; set by the
+            recorder, and counted there only.
     """
 
     input_tokens: int | None = None

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import attach, set_value
@@ -199,10 +200,15 @@ class Pipeline:
         exporters: Sequence[SpanExporter] | None,
         tracer_provider: TracerProvider | None,
     ) -> None:
-        """Deliver what is queued, then use the new settings and destinations."""
-        with (
-            self._lock
-        ):  # first of all: a run that starts while the old destinations close opens the new ones
+        """Deliver what is queued, then use the new settings and destinations; what is light changes at once."""
+        with self._lock:  # a run that starts while the old destinations close opens the new ones
+            light = replace(settings, enabled=self._settings.enabled, log_level=self._settings.log_level)
+            if light == self._settings and exporters is None and tracer_provider is None:
+                has_new_level = settings.log_level != self._settings.log_level
+                self._settings = settings
+                if has_new_level and self._corridor is not None:
+                    self._corridor.logs.apply(settings)
+                return
             timeout_s, was_open = self._settings.export_timeout_s, self.is_open
             self._settings = settings
             self._queue_size = settings.queue_size

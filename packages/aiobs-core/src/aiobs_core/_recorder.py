@@ -13,7 +13,6 @@ import atexit
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -266,16 +265,14 @@ class Recorder:
     ) -> None:
         """Switch settings at run time; open runs end under the new ones.
 
-        `enabled` alone keeps everything else in place; any other change delivers what is queued and opens the
-        destinations anew with the next run. Blocks for at most `export_timeout_s`.
+        `enabled` and `log_level` alone keep everything else in place; any other change delivers what is queued and opens
+        the destinations anew with the next run. Blocks for at most `export_timeout_s`.
         """
         with self._apply_lock:
-            only_switched = replace(settings, enabled=self._settings.enabled) == self._settings
             self._take(settings)
             self._pipeline.takes_foreign_spans = settings.enabled
             self._sweeper.apply(settings)
-            if not only_switched or exporters is not None or tracer_provider is not None:
-                self._pipeline.reconfigure(settings, exporters=exporters, tracer_provider=tracer_provider)
+            self._pipeline.reconfigure(settings, exporters=exporters, tracer_provider=tracer_provider)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Deliver every run that has ended so far.

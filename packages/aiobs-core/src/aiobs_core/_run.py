@@ -11,7 +11,7 @@ from opentelemetry.trace import Link, SpanContext
 from aiobs_core import semconv
 from aiobs_core._estimate import Estimator
 from aiobs_core._health import Health
-from aiobs_core._operation import AttributeValue, Kind, Operation, Outcome, RunStatus, Stage
+from aiobs_core._operation import AttributeValue, Kind, Operation, Outcome, RunStatus, Stage, Usage
 from aiobs_core._settings import Settings
 from aiobs_core._span import AgentSpan, class_name
 
@@ -142,6 +142,8 @@ class Reader:
             run.extra[semconv.SUPPRESSED_ERROR] = span.error_below
         if self._estimator is not None and run.kind is _MODEL and run.outcome.usage is None:
             self._estimate(run, self._estimator)
+        if run.kind is _MODEL and run.outcome.usage is not None:
+            self._settle_usage(run, run.outcome.usage)
         if span.promoted_kind is not None and (run.kind is _CHAIN or run.kind is _WORKFLOW):
             run.kind = Kind(span.promoted_kind)
         elif run.kind is _CHAIN and span.is_local_root:
@@ -209,6 +211,19 @@ class Reader:
             run.outcome = run.outcome._replace(usage=estimator.usage(run.operation, run.outcome))
         except Exception as error:  # noqa: BLE001 (foreign messages may raise anything; marked, counted, warned)
             self._broken("content", run.span, error)
+
+    def _settle_usage(self, run: Run, usage: Usage) -> None:
+        """Tell apart who spent the tokens: a model that lets another one answer hands on that one's counts as its own."""
+        counts = (usage.input_tokens, usage.output_tokens)
+        if any(type(count) is not int for count in counts) or not any(counts):
+            return
+        if run.span.answered_below is not None and counts in run.span.answered_below:
+            run.outcome = run.outcome._replace(usage=usage._replace(source="forwarded"))
+        above = run.above
+        if above is not None and above.operation.kind is _MODEL:  # type: ignore[union-attr]  # it has been read
+            if above.answered_below is None:
+                above.answered_below = set()
+            above.answered_below.add(counts)
 
     def _agent_inside(self, span: AgentSpan) -> str | None:
         """The agent that the runs inside `span` belong to, where their own framework does not say."""

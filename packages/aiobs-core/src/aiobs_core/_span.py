@@ -97,6 +97,7 @@ class AgentSpan(Span):
         "active_as",
         "adopts",
         "agent_inside",
+        "answered_below",
         "attributes",
         "attempts",
         "below",
@@ -189,6 +190,9 @@ class AgentSpan(Span):
         self.unreadable: str | None = None  # class of what its operation raised
         self.agent_inside: str | None = (
             ""  # of the runs inside, where their framework does not say; empty: not asked
+        )
+        self.answered_below: set[tuple[int | None, ...]] | None = (
+            None  # tokens of model calls right inside this one
         )
         self.below: CostBelow | None = None
         self._context: SpanContext | None = None

@@ -17,7 +17,7 @@ from aiobs_core.privacy.content import Asked, ContentReader, Rules, Tally, rules
 from aiobs_core.privacy.messages import READABLE
 from aiobs_core.privacy.modes import modes_in_force
 from aiobs_core.semconv import logs as names
-from aiobs_core.signals.gen_ai import action_of
+from aiobs_core.signals.gen_ai import FLOATS, INTS, REASONING_LEVELS, action_of
 from aiobs_core.signals.spans import Safe
 
 if TYPE_CHECKING:
@@ -26,17 +26,11 @@ if TYPE_CHECKING:
     from aiobs_core.privacy.stage import Privacy
 
 PARAMETERS: Final[Mapping[str, tuple[type, ...]]] = {
-    "temperature": (float, int),
-    "top_p": (float, int),
-    "frequency_penalty": (float, int),
-    "presence_penalty": (float, int),
-    "max_tokens": (int,),
-    "top_k": (int,),
-    "seed": (int,),
+    **{name: (float, int) for name, _ in FLOATS},
+    **{name: (int,) for name, _ in INTS},
     "n": (int,),
 }
 """An allow-list of names *and* types: an application can bind any object under any of these names."""
-_REASONING_LEVELS: Final = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max", "auto"})
 _READ_CHARS: Final = 8_192  # of an answer: its beginning is in there, however much white space is between
 _MASKED_CHARS: Final = 1_024
 _UNNAMED: Final = "unnamed"
@@ -112,10 +106,8 @@ class Lines:
             _add(found, names.MODEL, call.model)
             _add(found, names.MODEL_VERSION, call.model_version)
             _add(found, names.PARAMETERS, call.parameters)
-        own_hash = (
-            None if run.kind is _MODEL else self._read(self._hash_of, run)
-        )  # that of a call is known already
-        _add(found, names.PROMPT_HASH, own_hash or summary.prompt_hash)
+        known = summary.prompt_hash if run.kind is _MODEL else self._read(self._hash_of, run)
+        _add(found, names.PROMPT_HASH, known or summary.prompt_hash)
         _add(found, names.OUTPUT_SUMMARY, summary.output_summary)
         _add_count(found, names.INPUT_TOKENS, summary.input_tokens)
         _add_count(found, names.OUTPUT_TOKENS, summary.output_tokens)
@@ -272,7 +264,7 @@ def _add_model(run: Run, safe: Safe, found: dict[str, Any]) -> None:
 def _parameters(given: Mapping[str, object], safe: Safe) -> Mapping[str, Any] | None:
     found = {name: value for name, types in PARAMETERS.items() if type(value := given.get(name)) in types}
     level = given.get("reasoning_effort")
-    if type(level) is str and level in _REASONING_LEVELS:
+    if type(level) is str and level in REASONING_LEVELS:
         found["reasoning_effort"] = level
     return safe.attributes(found) or None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from aiobs_core._operation import UNSPENT
+
 if TYPE_CHECKING:
     from aiobs_core._operation import Usage
 
 _MAX_MODELS: Final = 64
-_CACHE_HIT: Final = "cache_hit"
 
 
 class Call(NamedTuple):
@@ -71,9 +72,7 @@ class RequestSummary:
             self.output_summary = call.output_summary or self.output_summary
         usage = call.usage
         tokens = 0
-        if (
-            usage is not None and usage.source != _CACHE_HIT
-        ):  # what a cache answers, no model has read or written
+        if usage is not None and usage.source not in UNSPENT:
             self.input_tokens = _sum(self.input_tokens, usage.input_tokens)
             self.output_tokens = _sum(self.output_tokens, usage.output_tokens)
             self.cached_tokens = _sum(self.cached_tokens, usage.cache_read_tokens)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aiobs_core.logs.sinks import Sink
     from aiobs_core.privacy.stage import Privacy
 
+_DROPPED: Final = "logs.dropped"
 _DEBUG: Final = NUMBERS["DEBUG"]
 _INFO: Final = NUMBERS["INFO"]
 _WARN: Final = NUMBERS["WARN"]
@@ -47,6 +48,7 @@ class Logs:
         self._wants_sink = settings.log != "off"
         self._records = LogRecords(settings, health, lambda: privacy.masked_resource(resource))
         self._emits = False
+        self._known_losses = health.counts().get(_DROPPED, 0)
 
     def note(self, batch: Sequence[Any]) -> Sequence[Any]:
         """Write the lines of a batch, and pass it on as it is."""
@@ -78,9 +80,9 @@ class Logs:
         self._records.wait_until_ready(timeout_s)
 
     def flush(self, timeout_s: float) -> bool:
-        """Deliver the log records so far; False if that took longer. Lines are written already."""
+        """Deliver the log records so far; False if that took longer, or lines were lost since the last flush."""
         try:
-            return self._records.flush(timeout_s)
+            return self._records.flush(timeout_s) and self._lost_nothing()
         except Exception as error:  # noqa: BLE001 (an application's provider)
             self._failed("records", error)
             return False
@@ -98,6 +100,10 @@ class Logs:
         except Exception as error:  # noqa: BLE001 (an application's provider)
             self._failed("records", error)
             return False
+
+    def _lost_nothing(self) -> bool:
+        known, self._known_losses = self._known_losses, self._health.counts().get(_DROPPED, 0)
+        return known == self._known_losses
 
     # --- one run ----------------------------------------------------------------------------------------------------
 

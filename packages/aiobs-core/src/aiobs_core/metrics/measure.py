@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiobs_core import semconv
-from aiobs_core._operation import Kind, RunStatus
+from aiobs_core._operation import UNSPENT, Kind, RunStatus
 from aiobs_core._run import Run
 from aiobs_core.metrics.gen_ai import GenAiSeries, gen_ai_series, is_count
 from aiobs_core.metrics.labels import LabelValues
@@ -33,7 +33,6 @@ _RETRIEVER: Final = Kind.RETRIEVER
 _TOOL: Final = Kind.TOOL
 _ERROR: Final = RunStatus.ERROR
 _CALLS_A_MODEL: Final = (_MODEL, _EMBEDDING)
-_CACHE_HIT: Final = "cache_hit"
 _DIRECTIONS: Final = ("input", "output", "cached", "reasoning")
 
 
@@ -153,7 +152,7 @@ class Measure:
             self._tool_calls(bound).value += 1
         elif kind is _RETRIEVER or kind is _RERANKER:
             self._add_documents(run, bound)
-        called = usage is None or usage.source != _CACHE_HIT
+        called = usage is None or usage.source not in UNSPENT
         if called and span.first_chunk_ns and kind is _MODEL:
             first_s = (span.first_chunk_ns - span.start_ns) / 1e9
             series = self._first_chunk(bound)

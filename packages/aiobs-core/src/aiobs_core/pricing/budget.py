@@ -69,9 +69,8 @@ class Budgets:
             number = run.span.end_ns // window.length_ns
             if number > window.number:
                 window.number, window.spent_usd, window.is_crossed = number, _NOTHING, False
-            window.spent_usd += (
-                cost_usd  # of an earlier window, too: a call that ended before it came by here
-            )
+            # Of an earlier window, too: a call that ended before it came by here.
+            window.spent_usd += cost_usd
             if window.spent_usd > window.limit_usd and not window.is_crossed:
                 window.is_crossed = True
                 self._cross(run, window.name, window.limit_usd, window.spent_usd)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._operation import Usage
-from aiobs_core.cli import SubParsers, _print_json, _safe
+from aiobs_core.cli import SubParsers, _complain, _print_json, _safe
 from aiobs_core.pricing.book import Call, Found, InForce, Offer, PriceBook
 from aiobs_core.pricing.cost import Bill, Price
 from aiobs_core.pricing.file import PriceFile, read_price_file
@@ -191,7 +191,12 @@ def _prices_data(in_force: InForce) -> dict[str, Any]:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    book = PriceBook(_price_file(arguments.price_file))
+    try:
+        book = PriceBook(_price_file(arguments.price_file))
+    except ValueError as error:
+        for mistake in str(error).splitlines():
+            _complain(mistake)
+        return 1
     at_ns = _now_ns() if arguments.at is None else arguments.at
     call = Call(
         arguments.provider, arguments.model, arguments.response_model, arguments.endpoint, arguments.tier
@@ -224,10 +229,7 @@ def _price_file(given: str | None) -> PriceFile | None:
         from aiobs_core._settings import Settings
 
         return Settings.load().price_file
-    try:
-        return read_price_file(given)
-    except ValueError as error:
-        raise AiobsError(str(error)) from None
+    return read_price_file(given)
 
 
 def _usage(arguments: argparse.Namespace) -> Usage:

@@ -145,7 +145,7 @@ def _toml(text: str, file: Path) -> Mapping[str, Any]:
         import tomli as tomllib
     try:
         return tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{file}: expected TOML ({error}); {_REFUSED}") from None
 
 

@@ -32,6 +32,7 @@ _PRICED_KINDS: Final = (Kind.MODEL, Kind.EMBEDDING, Kind.RERANKER)
 _NOTHING: Final = Decimal(0)
 _MAX_REPORTED_USD: Final = 1_000_000  # of one call: beyond it is a slip, and would spoil the counter for good
 _CACHE_HIT: Final = "cache_hit"
+_FORWARDED: Final = "forwarded"
 _MAX_UNPRICED: Final = 64  # models that are warned of
 _PARTS: Final = (
     (semconv.COST_INPUT_USD, "input_usd"),
@@ -86,14 +87,16 @@ class Pricer:
 
     def _price(self, run: Run) -> None:
         span, unpriced = run.span, 0
+        cost_usd: Decimal | None = None
         usage = run.outcome.usage
-        if usage is not None and usage.source == _CACHE_HIT:
+        source = None if usage is None else usage.source
+        if source == _CACHE_HIT:
             run.extra[semconv.COST_SOURCE] = _CACHE_HIT  # the framework's own: known to cost nothing
-            cost_usd: Decimal | None = _NOTHING
-        else:
+            cost_usd = _NOTHING
+        elif source != _FORWARDED:  # else whoever has answered is billed
             cost_usd = self._reported(run)
-        if cost_usd is None and usage is not None and run.kind in _PRICED_KINDS:
-            cost_usd, unpriced = self._by_the_book(run, usage)
+            if cost_usd is None and usage is not None and run.kind in _PRICED_KINDS:
+                cost_usd, unpriced = self._by_the_book(run, usage)
         if cost_usd is not None:
             run.cost = cost_usd
             run.extra[semconv.COST_USD] = float(cost_usd)

@@ -39,6 +39,7 @@ _MAX_IDLE: Final = 64
 _MASKED: Final = "masked"
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
 _TOO_LARGE: Final = 10**9
+_HASHED: Final = re.compile("[0-9a-f]{6}:[0-9a-f]{32}")
 _USER_IDS: Final = frozenset({semconv.OI_USER_ID, "enduser.id", "user_id"})
 
 _ABOUT_CALL: Final = frozenset({
@@ -307,8 +308,11 @@ class _LogMask:
                 nested = self.attributes(value, within) if isinstance(value, Mapping) else value
                 others[name] = "<CREDENTIAL>" if is_secret_header(name) else nested
                 continue
-            hashes = name in _USER_IDS and self._modes[field] == "hash"
-            shown = self._hasher.hash(field, str(value)) if hashes else self._content(value, field)
+            if name in _USER_IDS and self._modes[field] == "hash":
+                is_hash = isinstance(value, str) and _HASHED.fullmatch(value)  # aiobs' own records have one
+                shown = value if is_hash else self._hasher.hash(field, str(value))
+            else:
+                shown = self._content(value, field)
             if shown is not None:
                 found[self._masker.text(name)] = shown
         return {**self._masker.value(others, max_chars=self._max_attribute_chars), **found}

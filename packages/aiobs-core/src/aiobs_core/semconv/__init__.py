@@ -167,7 +167,11 @@ SERVICE_TIER = _own(
     "string",
     "Tier that served the call, in the provider's word: batch, flex, priority, …",
 )
-USAGE_SOURCE = _own("ai.agent.usage.source", "string", "reported, estimated, missing or cache_hit")
+USAGE_SOURCE = _own(
+    "ai.agent.usage.source",
+    "string",
+    "reported, estimated, missing, cache_hit, or forwarded: the tokens are those of a model call inside",
+)
 TIME_TO_FIRST_CHUNK_S = _own("ai.agent.time_to_first_chunk_s", "double", "Start to first streamed chunk", "s")
 CHUNK_COUNT = _own("ai.agent.chunk.count", "int", "Streamed chunks received", "{chunk}")
 

@@ -21,14 +21,14 @@ _WORKFLOW: Final = Kind.WORKFLOW
 _CLIENT_SPAN: Final = SpanKind.CLIENT
 _INTERNAL_SPAN: Final = SpanKind.INTERNAL
 _CLIENT: Final = (_MODEL, _RETRIEVER, _EMBEDDING)
-_REASONING_LEVELS: Final = {"none", "minimal", "low", "medium", "high", "xhigh", "max", "auto"}
-_FLOATS: Final = (
+REASONING_LEVELS: Final = {"none", "minimal", "low", "medium", "high", "xhigh", "max", "auto"}
+FLOATS: Final = (
     ("temperature", semconv.GEN_AI_REQUEST_TEMPERATURE),
     ("top_p", semconv.GEN_AI_REQUEST_TOP_P),
     ("frequency_penalty", semconv.GEN_AI_REQUEST_FREQUENCY_PENALTY),
     ("presence_penalty", semconv.GEN_AI_REQUEST_PRESENCE_PENALTY),
 )
-_INTS: Final = (
+INTS: Final = (
     ("max_tokens", semconv.GEN_AI_REQUEST_MAX_TOKENS),
     ("top_k", semconv.GEN_AI_REQUEST_TOP_K),
     ("seed", semconv.GEN_AI_REQUEST_SEED),
@@ -120,11 +120,11 @@ class Dialect:
     def _add_params(self, operation: Operation, attributes: dict[str, Any]) -> None:
         # An allow-list of names *and* types: an application can bind any object under any of these names.
         params = operation.params
-        for name, attribute in _FLOATS:
+        for name, attribute in FLOATS:
             value = number(params.get(name))
             if value is not None:
                 attributes[attribute] = float(value)
-        for name, attribute in _INTS:
+        for name, attribute in INTS:
             count = params.get(name)
             if type(count) is int:
                 attributes[attribute] = count
@@ -132,7 +132,7 @@ class Dialect:
         if type(choices) is int and choices != 1:
             attributes[semconv.GEN_AI_REQUEST_CHOICE_COUNT] = choices
         level = params.get("reasoning_effort")
-        if self._new and isinstance(level, str) and level in _REASONING_LEVELS:
+        if self._new and isinstance(level, str) and level in REASONING_LEVELS:
             attributes[semconv.GEN_AI_REQUEST_REASONING_LEVEL] = level
 
     def _add_usage(self, usage: Usage, attributes: dict[str, Any]) -> None:

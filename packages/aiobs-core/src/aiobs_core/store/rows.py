@@ -17,6 +17,7 @@ from aiobs_core.export.otlp_json import without_surrogates
 _MAX_NAME_CHARS: Final = 512  # the block keeps the whole name
 _MAX_COUNT: Final = 2**53  # sums of sane counts stay far below SQLite's 2**63
 _ERROR: Final = StatusCode.ERROR.value
+_FORWARDED: Final = "forwarded"  # its tokens are those of a call inside, which has a row of its own
 _FOREIGN_USER_ID: Final = "user.id"  # of OpenTelemetry and OpenInference: read here, never emitted by aiobs
 
 HISTOGRAM_BUCKETS: Final = 64
@@ -74,6 +75,7 @@ def row_of(span: ReadableSpan, context: SpanContext, attributes: Mapping[str, An
     kind = _text(get(semconv.SPAN_KIND)) or (_KIND_OF_OPERATION.get(op) if op else None)
     start, end = span.start_time or 0, span.end_time
     parent = span.parent
+    spends = get(semconv.USAGE_SOURCE) != _FORWARDED
     return SpanRow(
         context.trace_id.to_bytes(16, "big"),
         context.span_id.to_bytes(8, "big"),
@@ -86,9 +88,11 @@ def row_of(span: ReadableSpan, context: SpanContext, attributes: Mapping[str, An
         start,
         None if end is None else max(0, end - start),
         span.status.status_code.value,
-        _count(get(semconv.USAGE_INPUT_TOKENS), get(semconv.GEN_AI_USAGE_INPUT_TOKENS)),
-        _count(get(semconv.USAGE_OUTPUT_TOKENS), get(semconv.GEN_AI_USAGE_OUTPUT_TOKENS)),
-        _count(get(semconv.USAGE_CACHE_READ_TOKENS), get(semconv.GEN_AI_USAGE_CACHE_READ)),
+        _count(get(semconv.USAGE_INPUT_TOKENS), get(semconv.GEN_AI_USAGE_INPUT_TOKENS)) if spends else None,
+        _count(get(semconv.USAGE_OUTPUT_TOKENS), get(semconv.GEN_AI_USAGE_OUTPUT_TOKENS)) if spends else None,
+        _count(get(semconv.USAGE_CACHE_READ_TOKENS), get(semconv.GEN_AI_USAGE_CACHE_READ))
+        if spends
+        else None,
         _nano(get(semconv.COST_USD)),
         _nano(get(semconv.TIME_TO_FIRST_CHUNK_S), get(semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK)),
         user_of(attributes),
