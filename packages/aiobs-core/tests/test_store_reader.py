@@ -165,6 +165,23 @@ def test_a_file_that_is_no_database_is_named(folder, content):
         Store(folder)
 
 
+def test_a_store_that_is_made_while_it_is_opened_is_no_other_applications(
+    folder, fill, make_span, monkeypatch
+):
+    folder.mkdir()
+    (folder / "aiobs.db").touch()
+    rows = Store._rows
+
+    def rows_and_then_a_writer(store, *query):
+        found = rows(store, *query)
+        fill(make_span())
+        return found
+
+    monkeypatch.setattr(Store, "_rows", rows_and_then_a_writer)
+    with closing(Store(folder)) as store:
+        assert store.runs()
+
+
 def test_another_applications_database_is_refused(folder):
     folder.mkdir()
     with closing(sqlite3.connect(folder / "aiobs.db")) as connection:

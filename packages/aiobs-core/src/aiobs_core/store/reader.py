@@ -199,10 +199,12 @@ class Store:
         raise self._error(reason)
 
     def _require_store(self) -> None:
+        # In this order: a store being made at this moment gets its tables and its version in one step.
+        has_tables = bool(self._rows("SELECT 1 FROM sqlite_master LIMIT 1"))
         version = self._rows("PRAGMA user_version")[0][0]
         require_known_version(version, self.path)
         if version == 0:
-            if self._rows("SELECT 1 FROM sqlite_master"):
+            if has_tables:
                 raise CorruptStoreError(
                     f"{self.path} holds something else than an aiobs store; move the file away to start a new one."
                 )
