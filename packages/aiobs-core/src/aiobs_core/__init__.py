@@ -8,6 +8,7 @@ with using_attributes(request_id="r-17"), span("answer", kind="workflow"):
 
 from aiobs_core._context import suppressed, using_attributes
 from aiobs_core._errors import AiobsError, SettingsError
+from aiobs_core._keep import feedback, keep
 from aiobs_core._observe import observe, span
 from aiobs_core._operation import Kind, Operation, Outcome, RunStatus, Stage, Usage
 from aiobs_core._process import configure, flush, get_recorder, shutdown
@@ -30,8 +31,10 @@ __all__ = [
     "Usage",
     "__version__",
     "configure",
+    "feedback",
     "flush",
     "get_recorder",
+    "keep",
     "observe",
     "shutdown",
     "span",

@@ -37,6 +37,7 @@ class RequestAttributes:
     request_id: str | None = None
     user_id: str | None = None
     session_id: str | None = None
+    tenant_id: str | None = None
     tags: tuple[str, ...] = ()
     prompt_name: str | None = None
     prompt_version: str | None = None
@@ -55,6 +56,7 @@ def using_attributes(
     user_id: str | None = None,
     session_id: str | None = None,
     conversation_id: str | None = None,
+    tenant_id: str | None = None,
     tags: Sequence[str] = (),
     prompt_name: str | None = None,
     prompt_version: str | None = None,
@@ -70,6 +72,7 @@ def using_attributes(
         user_id: `ai.agent.user.id`; leaves as a keyed hash unless the privacy policy allows otherwise.
         session_id: `ai.agent.session.id` and `gen_ai.conversation.id`.
         conversation_id: Another name for `session_id`.
+        tenant_id: `ai.agent.tenant.id`; leaves as `user_id` does.
         tags: `ai.agent.tags`; added to the outer block's.
         prompt_name: `ai.agent.prompt.name`.
         prompt_version: `ai.agent.prompt.version`.
@@ -84,6 +87,7 @@ def using_attributes(
         "request_id": request_id,
         "user_id": user_id,
         "session_id": session_id or conversation_id,
+        "tenant_id": tenant_id,
         "prompt_name": prompt_name,
         "prompt_version": prompt_version,
         "privacy_policy": privacy_policy,

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from aiobs_core.metrics.meters import Meters
     from aiobs_core.metrics.outlets import Outlets
     from aiobs_core.metrics.series import Number
+    from aiobs_core.sampling.stage import Decide
 
 Arrived = AgentSpan | ReadableSpan | ForeignSpan
 InCorridor = AgentSpan | Run | ReadableSpan | ForeignSpan
 Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
 """Takes a batch, returns what goes on. What it raises is counted and skips the rest of the corridor."""
+Stages = tuple[tuple[str, Stage, "Number"], ...]
 
+FAR: Final = 1 << 62
 _SURVIVED: Final = BaseException  # foreign code on the worker may raise anything without ending it
 
 
@@ -56,23 +59,27 @@ class Corridor:
         self.logs = Logs(settings, health, self._privacy, destinations.resource)
         self._settings = settings
         self._ways_out: Outlets | None = None
-        self._stages: tuple[tuple[str, Stage, Number], ...] = ()
+        self._stages: Stages = ()
+        self._of_kept: Stages = ()  # those behind `decide`
+        self._decide: Decide | None = None
 
-    def _assemble(self) -> tuple[tuple[str, Stage, Number], ...]:
+    def _assemble(self) -> Stages:
         """The one list, with where the time of each stage is counted.
 
         By the worker, with its first batch: prices and what else it takes have to be imported.
         """
         from aiobs_core.metrics.measure import Measure
         from aiobs_core.pricing.stage import Pricer
+        from aiobs_core.sampling.stage import Decide
 
         settings, health, meters, privacy = self._settings, self._health, self._meters, self._privacy
         measure = Measure(settings, meters, privacy) if settings.metrics else None
+        self._decide = decide = Decide(settings, meters, self._destinations)
         stages: tuple[tuple[str, Stage | None], ...] = (
             ("read", self._read),
             ("price", Pricer(settings, health, meters, privacy).price),
             ("measure", None if measure is None else measure.measure),
-            ("decide", _decide),
+            ("decide", decide.decide),
             ("mark", None if measure is None else measure.mark),
             ("mask", privacy.mask),
             ("log", self.logs.note),
@@ -89,16 +96,17 @@ class Corridor:
     def __call__(self, batch: Sequence[InCorridor]) -> None:
         """Take a batch to its end."""
         if self._stages:
-            self._pass(batch)
+            self._pass(batch, self._stages)
             return
         with uninterrupted_by_fork():  # the first one makes detectors and tables import what they need
             self._stages = self._assemble()
-            self._pass(batch)
+            self._of_kept = self._stages[1 + [name for name, _, _ in self._stages].index("decide") :]
+            self._pass(batch, self._stages)
 
-    def _pass(self, batch: Sequence[InCorridor]) -> None:
+    def _pass(self, batch: Sequence[InCorridor], stages: Stages) -> None:
         clock = time.thread_time_ns
         before_ns = clock()
-        for name, stage, spent_s in self._stages:
+        for name, stage, spent_s in stages:
             if not batch:
                 break
             try:
@@ -128,12 +136,22 @@ class Corridor:
 
     def keep(self) -> int:
         """Do what is due beside batches; returns when to be called again (`perf_counter_ns`)."""
+        waiting = self._decide
+        next_ns = FAR if waiting is None else waiting.next_ns()
+        if waiting is not None and next_ns <= time.perf_counter_ns():
+            self._pass(waiting.due(), self._of_kept)
+            next_ns = waiting.next_ns()
         has_counted, self._has_counted = self._has_counted, False
-        return self._outlets.keep(has_changed=has_counted)
+        return min(next_ns, self._outlets.keep(has_changed=has_counted))
+
+    def _release(self, *, everything: bool) -> None:
+        if self._decide is not None:
+            self._pass(self._decide.release(everything=everything), self._of_kept)
 
     def flush(self, timeout_s: float) -> bool:
         """Deliver what has passed; False if that was not possible in time."""
         started_s = time.monotonic()
+        self._release(everything=False)
         self._privacy.trail.note()
         self._outlets.begin_flush()
         delivered = self._destinations.force_flush(timeout_s)
@@ -144,6 +162,7 @@ class Corridor:
     def close(self, timeout_s: float) -> bool:
         """Flush, and close the ways out."""
         started_s = time.monotonic()
+        self._release(everything=True)
         self._privacy.trail.note()
         self._outlets.begin_flush()
         delivered = self._destinations.shutdown(timeout_s)
@@ -174,11 +193,6 @@ class Corridor:
             else:
                 out.append(item)
         return out
-
-
-def _decide(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
-    """Keep what the head sampler, or the caller upstream, has kept."""
-    return [item for item in batch if not isinstance(item, Run) or item.span.trace.sampled]
 
 
 def _left_s(timeout_s: float, started_s: float) -> float:

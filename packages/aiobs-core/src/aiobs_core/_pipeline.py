@@ -22,6 +22,7 @@ from aiobs_core._context import SUPPRESS_KEY, request_attributes
 from aiobs_core._corridor import Arrived, Corridor
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._health import Health
+from aiobs_core._keep import is_forced
 from aiobs_core._run import Reader
 from aiobs_core._span import NEW_TRACE_SAMPLED, AgentSpan, LocalTrace, new_span_id, new_trace_id
 from aiobs_core.export.destinations import Destinations
@@ -77,6 +78,7 @@ class Pipeline:
         self._tracer_provider = tracer_provider
         self.is_open = False
         self.takes_foreign_spans = settings.enabled
+        self._samples = not settings.sampling.keeps_all
         self.new_span_id = new_span_id
         self._new_trace_id = new_trace_id
         self._destinations: Destinations | None = None
@@ -156,7 +158,10 @@ class Pipeline:
             kept = result.decision is Decision.RECORD_AND_SAMPLE
             sampled = flags | TraceFlags.SAMPLED if kept else flags & ~TraceFlags.SAMPLED
             flags, state = TraceFlags(sampled), result.trace_state or state
-        return LocalTrace(trace_id, flags, state)
+        trace = LocalTrace(trace_id, flags, state)
+        if self._samples:  # who drops nothing need not ask what has to be kept
+            trace.is_forced = is_forced(context)
+        return trace
 
     def open(self) -> None:
         """Find or make the TracerProvider and assemble the stages; once per process and configuration."""
@@ -212,6 +217,7 @@ class Pipeline:
             timeout_s, was_open = self._settings.export_timeout_s, self.is_open
             self._settings = settings
             self._queue_size = settings.queue_size
+            self._samples = not settings.sampling.keeps_all
             self._exporters = exporters
             self._tracer_provider = tracer_provider
         if was_open:

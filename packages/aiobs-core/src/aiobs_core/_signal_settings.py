@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiobs_core import _setting_values as values
+from aiobs_core._sampling_settings import SamplingSettings
 from aiobs_core._setting_sources import setting
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignalSettings:
+class SignalSettings(SamplingSettings):
     """What is counted, priced and logged, and where that goes."""
 
     price_file: PriceFile | None = setting(

@@ -22,6 +22,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AnyValue
 
 from aiobs_core import semconv
+from aiobs_core.sampling.threshold import with_threshold
 
 if TYPE_CHECKING:
     import weakref
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from aiobs_core._operation import Operation, Outcome, RunStatus
     from aiobs_core.logs.request import RequestSummary
     from aiobs_core.pricing.stage import CostBelow
+    from aiobs_core.sampling.tail import Trace
 
     OperationSource = Operation | Callable[[], Operation | None]
     OutcomeSource = Outcome | Callable[[], Outcome | None]
@@ -67,7 +69,18 @@ class LocalTrace:
     are monotonic and children lie inside their parents even when the wall clock is set meanwhile.
     """
 
-    __slots__ = ("clock_offset_ns", "flags", "log", "sampled", "spent_usd", "state", "trace_id")
+    __slots__ = (
+        "clock_offset_ns",
+        "flags",
+        "is_forced",
+        "is_settled",
+        "log",
+        "sampled",
+        "spent_usd",
+        "state",
+        "tail",
+        "trace_id",
+    )
 
     def __init__(
         self, trace_id: int, flags: TraceFlags = NEW_TRACE_SAMPLED, state: TraceState | None = None
@@ -79,6 +92,15 @@ class LocalTrace:
         self.clock_offset_ns = time_ns() - perf_counter_ns()
         self.log: RequestSummary | None = None  # the worker's: what the line of the request will say
         self.spent_usd: Decimal | None = None  # the worker's: of a budget per request
+        self.is_forced = False  # the application's: to be kept whatever the sampling policy says
+        self.tail: Trace | None = None  # the worker's: what the tail sampler holds back and has decided
+        self.is_settled = False
+
+    def settle(self, threshold: int) -> None:
+        """Tell with the spans of a kept trace, and those that it still calls, by which threshold it was kept."""
+        if not self.is_settled:
+            self.is_settled = True
+            self.state = with_threshold(self.state, threshold)
 
 
 class AgentSpan(Span):
@@ -224,6 +246,10 @@ class AgentSpan(Span):
                 trace.trace_id, self.span_id, False, trace.flags, trace.state
             )
         return context
+
+    def forget_context(self) -> None:
+        """Make `own_context` answer with the trace's state as it is now."""
+        self._context = None
 
     def current(self) -> Span:
         """This span while it runs; afterwards the one that was current before it."""

@@ -126,6 +126,8 @@ class Destinations:
                 "finished spans; they go to aiobs' own destinations instead.",
             )
         self.resource: Resource = getattr(provider, "resource", None) or Resource.create()
+        self.sees_foreign = not app_owned and isinstance(provider, _OwnProvider)
+        """Whether the spans of other instrumentations come through the corridor."""
         sampler = getattr(provider, "sampler", None)
         self.head_sampler: sampling.Sampler | None = None if sampler is _DEFAULT_SAMPLER else sampler
         generator = getattr(provider, "id_generator", None)

@@ -47,6 +47,7 @@ _SECRET_HEADERS: Final = re.compile(
     r"(?i)(?:.*\.)?(?:authorization|proxy[\-_]authorization|cookie|set[\-_]cookie|x[\-_]api[\-_]key|api[\-_]key"
     r"|x[\-_]auth[\-_]token|x[\-_]amz[\-_]security[\-_]token|x[\-_]goog[\-_]api[\-_]key)$"
 )
+_THRESHOLD: Final = re.compile(r"th:[0-9a-f]{1,14}(?:;rv:[0-9a-f]{14})?")  # of a sampler: it tells of nobody
 _fields: dict[str, str] = {}
 
 
@@ -72,10 +73,18 @@ def is_secret_header(name: str) -> bool:
 
 
 class ForeignSpan(NamedTuple):
-    """An ended span of another instrumentation, and the name of the policy that was in force around it."""
+    """An ended span of another instrumentation, and what is known beside it.
+
+    Attributes:
+        policy: Name of the privacy policy that was in force around it; None: that of the settings.
+        told: Attributes that aiobs adds.
+        threshold: By which its trace was kept, where a sampling policy decided.
+    """
 
     span: ReadableSpan
-    policy: str
+    policy: str | None
+    told: Mapping[str, Any] = {}
+    threshold: int | None = None
 
 
 class _MaskedSpan(ReadableSpan):
@@ -174,7 +183,11 @@ class ForeignMask:
         """The context without the entries of its trace state in which a detector finds something."""
         if not context.trace_state:
             return context
-        kept = [(key, value) for key, value in context.trace_state.items() if not self._masker.find(value)]
+        kept = [
+            (key, value)
+            for key, value in context.trace_state.items()
+            if (key == "ot" and _THRESHOLD.fullmatch(value)) or not self._masker.find(value)
+        ]
         if len(kept) == len(context.trace_state):
             return context
         ids = context.trace_id, context.span_id, context.is_remote, context.trace_flags

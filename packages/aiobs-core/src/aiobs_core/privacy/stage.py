@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext
 
 from aiobs_core import semconv
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._run import Run
 from aiobs_core.privacy.content import Asked, ContentReader, Rules, Tally, rules_of
-from aiobs_core.privacy.foreign import ForeignMask
+from aiobs_core.privacy.foreign import ForeignMask, ForeignSpan
 from aiobs_core.privacy.hashing import NO_KEYS, Hasher, HashKeys
 from aiobs_core.privacy.keys import keys_in_force
 from aiobs_core.privacy.modes import modes_in_force
 from aiobs_core.privacy.overflow import MAX_CHARS, put_aside
 from aiobs_core.privacy.policy import CLOSED, PRESETS, Policy
 from aiobs_core.privacy.trail import Trail
+from aiobs_core.sampling.threshold import with_threshold
 
 if TYPE_CHECKING:
     from aiobs_core._health import Health
@@ -142,7 +144,9 @@ class Privacy:
             run.content = self._content_of(run, rules, tally)
         user = (None if request is None else request.user_id) or run.operation.user_id
         if user:
-            self._add_user(str(user), rules, tally, run.content)
+            self._add_user(semconv.USER_ID, str(user), rules, tally, run.content)
+        if request is not None and request.tenant_id:
+            self._add_user(semconv.TENANT_ID, request.tenant_id, rules, tally, run.content)
         if not rules.is_default:
             run.content[semconv.PRIVACY_POLICY] = rules.policy.name
 
@@ -185,7 +189,7 @@ class Privacy:
                 f"({type(error).__name__}); it is cut.",
             )
 
-    def _add_user(self, user: str, rules: Rules, tally: Tally, found: dict[str, Any]) -> None:
+    def _add_user(self, name: str, user: str, rules: Rules, tally: Tally, found: dict[str, Any]) -> None:
         mode = rules.modes["user_id"]
         if mode == "hash":
             key = (mode, user)
@@ -194,11 +198,11 @@ class Privacy:
                     self._users.clear()
                 self._users[key] = self.hasher.hash("user_id", user)
             if (digest := self._users[key]) is not None:
-                found[semconv.USER_ID] = digest
+                found[name] = digest
         elif mode == "masked":
-            found[semconv.USER_ID] = rules.masker.text(user, tally.of("user_id"), max_chars=256)
+            found[name] = rules.masker.text(user, tally.of("user_id"), max_chars=256)
         elif mode == "full":
-            found[semconv.USER_ID] = user[:256]
+            found[name] = user[:256]
 
     def exception(self, run: Run) -> dict[str, str]:
         """Message and stack of the error that ended a run, as far as its policy lets them out."""
@@ -239,11 +243,22 @@ class Privacy:
         user = (span.attributes or {}).get(semconv.OI_USER_ID)
         noted: dict[str, Any] = {}
         if user and isinstance(user, (str, int, float)) and rules.modes["user_id"] == "hash":
-            self._add_user(str(user), rules, tally, noted)
+            self._add_user(semconv.USER_ID, str(user), rules, tally, noted)
         if tally.found:
             self.close(tally, rules, noted)
         if noted:
             masked._attributes = {**(masked.attributes or {}), **noted}  # noqa: SLF001 (made above, seen by nobody yet)
+        return masked
+
+    def masked_foreign(self, item: ForeignSpan) -> ReadableSpan:
+        """The span of another instrumentation as it may leave, with what aiobs has to tell of it."""
+        masked = self.masked_span(item.span, item.policy)
+        if item.told:
+            masked._attributes = {**(masked.attributes or {}), **item.told}  # noqa: SLF001 (as above)
+        if item.threshold is not None and (context := masked.context) is not None:
+            state = with_threshold(context.trace_state, item.threshold)
+            ids = context.trace_id, context.span_id, context.is_remote, context.trace_flags
+            masked._context = SpanContext(*ids, state)  # noqa: SLF001 (as above)
         return masked
 
     def masked_resource(self, resource: Resource) -> Resource:

@@ -89,6 +89,7 @@ SESSION_ID = _own("ai.agent.session.id", "string", "Id of the conversation or se
 USER_ID = _own(
     "ai.agent.user.id", "string", "Keyed hash of the user's id, unless the policy allows it in the clear"
 )
+TENANT_ID = _own("ai.agent.tenant.id", "string", "Tenant, in the form that the policy allows for user ids")
 MASKED_COUNT = _own("ai.agent.privacy.masked_count", "int", "Values that were masked in this span", "{value}")
 TAGS = _own("ai.agent.tags", "string[]", "Tags set by using_attributes()")
 PROMPT_NAME = _own("ai.agent.prompt.name", "string", "Name of the prompt in the application's registry")
@@ -113,6 +114,24 @@ SUPPRESSED_ERROR = _own(
 )
 TELEMETRY_ERROR = _own(
     "ai.agent.telemetry.error", "string", "aiobs could not read this run fully: the error's type"
+)
+
+SAMPLING_REASON = _own(
+    "ai.agent.sampling.reason", "string", "Rule of the sampling policy that kept the trace"
+)
+SAMPLING_ADJUSTED_COUNT = _own(
+    "ai.agent.sampling.adjusted_count",
+    "double",
+    "How many traces this one stands for: 1 / probability",
+    "{trace}",
+)
+SAMPLING_INCOMPLETE = _own(
+    "ai.agent.sampling.incomplete", "boolean", "The trace was dropped, then kept: its first spans are missing"
+)
+SAMPLING_KEEP = _own(
+    "ai.agent.sampling.keep",
+    "boolean",
+    "The application wants the trace kept; also the key of the baggage for it",
 )
 
 # --- ai.agent.*: model calls --------------------------------------------------------------------------------
@@ -303,6 +322,11 @@ GEN_AI_EMBEDDINGS_DIMENSION_COUNT = _gen_ai(
 GEN_AI_CONVERSATION_ID = _gen_ai("gen_ai.conversation.id", "string", "Conversation; never made up")
 GEN_AI_AGENT_NAME = _gen_ai("gen_ai.agent.name", "string", "Agent")
 GEN_AI_WORKFLOW_NAME = _gen_ai("gen_ai.workflow.name", "string", "Workflow")
+GEN_AI_EVALUATION_NAME = _gen_ai("gen_ai.evaluation.name", "string", "What was scored, such as `helpfulness`")
+GEN_AI_EVALUATION_SCORE = _gen_ai("gen_ai.evaluation.score.value", "double", "The score")
+GEN_AI_EVALUATION_LABEL = _gen_ai(
+    "gen_ai.evaluation.score.label", "string", "The score in a word, such as `pass`"
+)
 GEN_AI_TOOL_NAME = _gen_ai("gen_ai.tool.name", "string", "Tool")
 GEN_AI_TOOL_TYPE = _gen_ai("gen_ai.tool.type", "string", "function, extension or datastore")
 GEN_AI_TOOL_CALL_ID = _gen_ai("gen_ai.tool.call.id", "string", "Id of the tool call")
@@ -364,6 +388,7 @@ EVENT_BUDGET_EXCEEDED = _event(
 EVENT_CUSTOM_PREFIX: Final = _event(
     "ai.agent.custom", "Prefix: an event the application dispatched, by its name"
 )
+EVENT_EVALUATION = _event("gen_ai.evaluation.result", "A score, as `feedback` or an evaluator gave it")
 EVENT_EXCEPTION = _event(
     "exception",
     "An exception was recorded on the span: its type, and as much of its text as the policy lets out",

@@ -80,6 +80,8 @@ KIND: Final = "kind"
 SIGNAL: Final = "signal"
 ATTRIBUTE: Final = "attribute"
 WORK: Final = "work"
+DECISION: Final = "decision"
+RULE: Final = "rule"
 
 LABELS: Final = {
     STAGE: "Part of the request, as `ai.agent.stage`; `total`: the whole of it",
@@ -98,6 +100,8 @@ LABELS: Final = {
     SIGNAL: "`spans`, `metrics` or `logs`",
     ATTRIBUTE: "Attribute whose values were too many",
     WORK: "Part of aiobs' own work",
+    DECISION: "`kept` or `dropped`",
+    RULE: "Rule of the sampling policy that decided",
 }
 """The attributes of `ai.agent.*` metrics, and what they say."""
 
@@ -193,6 +197,26 @@ BUDGET_EXCEEDED: Final = _metric(Metric(
 
 # --- ai.agent.telemetry.*: how aiobs itself is ------------------------------------------------------------------
 
+SAMPLING_DECISIONS: Final = _metric(Metric(
+    name="ai.agent.sampling.decisions", instrument="counter", unit="{trace}",
+    brief="Traces that the sampling policy has decided", attributes=(DECISION, RULE),
+))  # fmt: skip
+SAMPLING_SPANS_DROPPED: Final = _metric(Metric(
+    name="ai.agent.sampling.spans_dropped", instrument="counter", unit="{span}",
+    brief="Spans of traces that the sampling policy, or a head sampler, has dropped", attributes=(),
+))  # fmt: skip
+SAMPLING_BUFFERED_TRACES: Final = _metric(Metric(
+    name="ai.agent.sampling.buffered_traces", instrument="gauge", unit="{trace}",
+    brief="Traces that are not decided yet", attributes=(),
+))  # fmt: skip
+SAMPLING_BUFFERED_SPANS: Final = _metric(Metric(
+    name="ai.agent.sampling.buffered_spans", instrument="gauge", unit="{span}",
+    brief="Finished spans that wait for the decision on their trace", attributes=(),
+))  # fmt: skip
+SAMPLING_BUFFERED_BYTES: Final = _metric(Metric(
+    name="ai.agent.sampling.buffered_bytes", instrument="gauge", unit="By",
+    brief="Estimated size of the spans that wait for a decision", attributes=(),
+))  # fmt: skip
 TELEMETRY_QUEUED: Final = _metric(Metric(
     name="ai.agent.telemetry.queued", instrument="gauge", unit="{span}", attributes=(),
     brief="Ended spans that wait for the worker",

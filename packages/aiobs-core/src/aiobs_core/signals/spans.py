@@ -85,7 +85,7 @@ class Renderer:
                 if isinstance(item, Run):
                     out.append(self.render(item))
                 elif isinstance(item, ForeignSpan):
-                    out.append(self._privacy.masked_span(item.span, item.policy))
+                    out.append(self._privacy.masked_foreign(item))
                 elif isinstance(item, ReadableSpan):
                     out.append(self._privacy.masked_span(item, None))
             except Exception as error:  # noqa: BLE001 (counted and warned; the rest of the batch goes on)

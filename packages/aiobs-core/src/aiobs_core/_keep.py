@@ -1,0 +1,81 @@
+"""What the application says of the trace that is current: keep it, and how good it was."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.baggage import get_baggage
+from opentelemetry.context import get_current
+from opentelemetry.trace import get_current_span
+
+from aiobs_core import semconv
+from aiobs_core._context import RUN_KEY
+from aiobs_core._span import AgentSpan
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+_YES: Final = frozenset({"1", "true", True})
+
+
+def is_forced(context: Context) -> bool:
+    """Whether W3C baggage, as it came with the request, asks for the trace to be kept."""
+    return get_baggage(semconv.SAMPLING_KEEP, context) in _YES
+
+
+def keep() -> bool:
+    """Have the current trace kept, whatever the sampling policy says.
+
+    To be called before the outermost run or request has ended: afterwards its decision has been made. For what other services
+    record of the same trace set the baggage `ai.agent.sampling.keep=true`, which travels with the request. Never raises, takes
+    about a microsecond, and may be called from any thread or task in which the run is current.
+
+    Returns:
+        Whether there is a recorded run or span to keep.
+
+    Example:
+        >>> keep()  # outside of any run
+        False
+    """
+    run = get_current().get(RUN_KEY)
+    while type(run) is AgentSpan and run.end_ns:
+        run = run.parent
+    if type(run) is AgentSpan:
+        run.trace.is_forced = True
+        return True
+    current = get_current_span()
+    if not current.is_recording():
+        return False
+    current.set_attribute(semconv.SAMPLING_KEEP, True)
+    return True
+
+
+def feedback(name: str, score: float, *, label: str | None = None) -> bool:
+    """Record a score of the current run as an event `gen_ai.evaluation.result`, which sampling rules can ask for.
+
+    Like `keep` it has to come before the outermost run has ended.
+
+    Args:
+        name: What was scored, such as `helpfulness`; no content.
+        score: Any finite number; higher is better.
+        label: The score in a word, such as `pass`; no content.
+
+    Returns:
+        Whether there is a recorded run or span to put it on, and the score is a number.
+
+    Example:
+        >>> feedback("helpfulness", 0.2, label="poor")  # outside of any run
+        False
+    """
+    current = get_current_span()
+    if type(score) not in (int, float) or not math.isfinite(score) or not current.is_recording():
+        return False
+    said: dict[str, str | float] = {
+        semconv.GEN_AI_EVALUATION_NAME: str(name),
+        semconv.GEN_AI_EVALUATION_SCORE: float(score),
+    }
+    if label is not None:
+        said[semconv.GEN_AI_EVALUATION_LABEL] = str(label)
+    current.add_event(semconv.EVENT_EVALUATION, said)
+    return True

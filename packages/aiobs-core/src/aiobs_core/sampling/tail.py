@@ -1,0 +1,361 @@
+"""`TailSampler`: holds finished spans back until their trace is decided, within bounds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aiobs_core import semconv
+from aiobs_core._run import Run
+from aiobs_core.privacy.foreign import ForeignSpan
+from aiobs_core.sampling.facts import facts_of_run, facts_of_span
+from aiobs_core.sampling.matcher import Decision, Known, Matcher
+from aiobs_core.sampling.threshold import (
+    adjusted_count_of,
+    mixed,
+    randomness_of,
+    threshold_in,
+)
+from aiobs_core.semconv import metrics as names
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from aiobs_core._operation import AttributeValue
+    from aiobs_core._span import LocalTrace
+    from aiobs_core.metrics.meters import Meters
+    from aiobs_core.metrics.series import Number
+    from aiobs_core.sampling.policy import SamplingPolicy
+
+    Ended = Run | ReadableSpan | ForeignSpan
+
+_FAR: Final = 1 << 62
+_MAX_DECIDED: Final = 16_384
+_FREED_SHARE: Final = (
+    0.1  # of the buffer at a time, so that finding the traces to give up is not paid for each span
+)
+_RUN_BYTES: Final = 2_500  # of a run without its content, measured
+_TOKEN_BYTES: Final = 4
+_VALUE_BYTES: Final = 120
+_PARENT: Final = "parent"
+
+
+class Limits(NamedTuple):
+    """Bounds of what is held back. Beyond them traces are decided on what is known: those with the most, then the oldest.
+
+    Attributes:
+        traces: Undecided traces.
+        spans: Their spans.
+        size_bytes: Their size, estimated.
+        wait_ns: Age at which a trace is decided although it goes on.
+        grace_ns: How long the end of a trace with open runs is waited for.
+        idle_ns: How long another instrumentation's span around the runs is waited for, without any sign of life.
+    """
+
+    traces: int
+    spans: int
+    size_bytes: int
+    wait_ns: int
+    grace_ns: int
+    idle_ns: int = 30_000_000_000
+
+
+class Trace:
+    """One trace in this process, from its first finished span on."""
+
+    __slots__ = (
+        "deadline_ns",
+        "decision",
+        "has_ended",
+        "is_incomplete",
+        "known",
+        "limit_ns",
+        "randomness",
+        "size_bytes",
+        "spans",
+        "threshold",
+        "told",
+        "trace_id",
+        "upstream",
+    )
+
+    def __init__(self, trace_id: int, limit_ns: int) -> None:
+        self.trace_id = trace_id
+        self.known: Known | None = Known()  # None: nothing can change the decision any more
+        self.spans: list[Ended] = []
+        self.size_bytes = 0
+        self.limit_ns = limit_ns
+        self.deadline_ns = limit_ns  # earlier, once there is reason to think that nothing more comes
+        self.has_ended = False
+        self.is_incomplete = False  # decided, and changed to kept when some of it was gone
+        self.decision: Decision | None = None
+        self.randomness = randomness_of(trace_id)
+        self.upstream: int | None = None  # threshold by which somebody before us has kept it
+        self.threshold = 0
+        self.told: dict[str, AttributeValue] = {}  # on each of its spans, once it is kept
+
+
+class TailSampler:
+    """The stage `decide`, where a policy may drop traces. Used by the worker only.
+
+    Every span is given to it once and comes out at most once, at once or from `due` or `release`; what does not come out was
+    dropped, and is counted. A trace is decided when its outermost span in this process has ended: of a run inside a span of
+    another instrumentation that passes here, too, that is the outermost of those. All its spans share the decision, those that
+    come later, too.
+
+    Args:
+        policy: The rules.
+        limits: Bounds of what is held back.
+        sees_foreign: Whether spans of other instrumentations pass here, so that they can be waited for.
+        is_second: Whether a head sampler has decided by the trace id before.
+        meters: Where decisions and dropped spans are counted.
+    """
+
+    def __init__(
+        self,
+        policy: SamplingPolicy,
+        limits: Limits,
+        *,
+        sees_foreign: bool,
+        is_second: bool,
+        meters: Meters,
+    ) -> None:
+        self._matcher = Matcher(policy)
+        self._limits = limits
+        self._sees_foreign = sees_foreign
+        self._is_second = is_second
+        self._meters = meters
+        self._spans_dropped = meters.number(names.SAMPLING_SPANS_DROPPED)
+        self._decisions: dict[tuple[bool, str], Number] = {}
+        self._open: OrderedDict[int, Trace] = OrderedDict()  # undecided, the oldest first
+        self._ending: dict[int, Trace] = {}  # of these, those that wait for stragglers only
+        self._decided: OrderedDict[int, Trace] = OrderedDict()
+        self.span_count = 0
+        self.size_bytes = 0
+
+    @property
+    def trace_count(self) -> int:
+        """Undecided traces."""
+        return len(self._open)
+
+    def sample(self, batch: Sequence[Any], now_ns: int) -> list[Ended]:
+        """Take finished spans; returns those of decided and kept traces, in the order in which they ended.
+
+        Args:
+            batch: Runs that were read and priced, and spans of other instrumentations.
+            now_ns: A monotonic clock.
+        """
+        out: list[Ended] = []
+        for item in batch:
+            if type(item) is Run:
+                self._take_run(item, now_ns, out)
+            else:
+                self._take_foreign(item, now_ns, out)
+        self._keep_bounds(now_ns, out)
+        return out
+
+    def due(self, now_ns: int) -> list[Ended]:
+        """What has waited long enough."""
+        out: list[Ended] = []
+        for trace in [each for each in self._ending.values() if each.deadline_ns <= now_ns]:
+            self._decide(trace, now_ns, out)
+        while (first := next(iter(self._open.values()), None)) is not None and first.limit_ns <= now_ns:
+            self._decide(first, now_ns, out)
+        return out
+
+    def next_ns(self) -> int:
+        """When `due` has something to do at the earliest."""
+        first = next(iter(self._open.values()), None)
+        ending_ns = min((trace.deadline_ns for trace in self._ending.values()), default=_FAR)
+        return ending_ns if first is None else min(ending_ns, first.limit_ns)
+
+    def release(self, now_ns: int, *, everything: bool) -> list[Ended]:
+        """Decide the traces that have ended, or all, without waiting any longer."""
+        out: list[Ended] = []
+        for trace in list((self._open if everything else self._ending).values()):
+            self._decide(trace, now_ns, out)
+        return out
+
+    # --- spans come -------------------------------------------------------------------------------------------------
+
+    def _take_run(self, run: Run, now_ns: int, out: list[Ended]) -> None:
+        span = run.span
+        local = span.trace
+        if not local.sampled:  # by the head sampler, or by whoever called us
+            self._spans_dropped.value += 1
+            return
+        trace: Trace | None = local.tail
+        if trace is None:
+            trace = local.tail = self._trace_of(local.trace_id, now_ns, local)
+        known, is_news = trace.known, False
+        if known is not None:
+            is_news = self._matcher.note(known, facts_of_run(run))
+            if span.is_local_root:
+                known.operation = run.operation.name
+        self._place(trace, run, _run_bytes(run), is_news, out)
+        if span.is_local_root and trace.decision is None:
+            if not self._is_outermost(run):
+                self._wait(trace, now_ns + self._limits.idle_ns)
+            elif span.open_children:
+                trace.has_ended = True
+                self._wait(trace, now_ns + self._limits.grace_ns)
+            else:
+                trace.has_ended = True
+                self._decide(trace, now_ns, out)
+
+    def _take_foreign(self, item: ReadableSpan | ForeignSpan, now_ns: int, out: list[Ended]) -> None:
+        span = item.span if isinstance(item, ForeignSpan) else item
+        context = span.context
+        if context is None:
+            out.append(item)
+            return
+        trace = self._trace_of(context.trace_id, now_ns, None)
+        is_outermost = span.parent is None or span.parent.is_remote
+        known, is_news = trace.known, False
+        if known is not None:
+            is_news = self._matcher.note(known, facts_of_span(span))
+            if is_outermost:
+                known.operation = span.name
+        if trace.upstream is None:
+            trace.upstream = threshold_in(context.trace_state)
+        self._place(trace, item, _VALUE_BYTES * (8 + len(span.attributes or ())), is_news, out)
+        if is_outermost and trace.decision is None:
+            trace.has_ended = True
+            self._decide(trace, now_ns, out)
+        elif trace.trace_id in self._ending and not trace.has_ended:
+            self._wait(trace, now_ns + self._limits.idle_ns)
+
+    def _trace_of(self, trace_id: int, now_ns: int, local: LocalTrace | None) -> Trace:
+        trace = self._open.get(trace_id)
+        if trace is None:
+            decided = self._decided.get(trace_id)
+            if decided is not None and (decided.decision.is_kept or local is None):  # type: ignore[union-attr]
+                self._decided.move_to_end(trace_id)
+                return decided
+            # New, or another part of a trace of which the parts before were dropped: it may have failed since.
+            trace = self._open[trace_id] = Trace(trace_id, now_ns + self._limits.wait_ns)
+            if local is not None:
+                trace.randomness = randomness_of(trace_id, local.state)
+                trace.upstream = threshold_in(local.state)
+            if self._is_second:
+                trace.randomness = mixed(trace_id)
+        return trace
+
+    def _is_outermost(self, run: Run) -> bool:
+        above = run.span.parent_context
+        return above is None or above.is_remote or not self._sees_foreign
+
+    def _place(self, trace: Trace, item: Ended, size_bytes: int, is_news: bool, out: list[Ended]) -> None:
+        """Hold a span back, or do with it what was decided."""
+        if trace.decision is None:
+            trace.spans.append(item)
+            trace.size_bytes += size_bytes
+            self.span_count += 1
+            self.size_bytes += size_bytes
+            if trace.upstream is not None:
+                self._settle(trace, Decision(True, _PARENT, trace.upstream), out)
+            elif is_news and (certain := self._matcher.certain(trace.known)) is not None:  # type: ignore[arg-type]
+                self._settle(trace, certain, out)
+            return
+        if is_news and (certain := self._matcher.certain(trace.known)) is not None:  # type: ignore[arg-type]
+            # It was dropped before its end. It goes on, and from here on it is kept.
+            trace.is_incomplete = True
+            self._settle(trace, certain, out)
+        if trace.decision.is_kept:
+            out.append(self._marked(trace, item))
+        else:
+            self._spans_dropped.value += 1
+
+    def _wait(self, trace: Trace, until_ns: int) -> None:
+        trace.deadline_ns = min(until_ns, trace.limit_ns)
+        self._ending[trace.trace_id] = trace
+
+    # --- decisions --------------------------------------------------------------------------------------------------
+
+    def _decide(self, trace: Trace, now_ns: int, out: list[Ended]) -> None:
+        if trace.decision is None and trace.known is not None:
+            self._settle(trace, self._matcher.decide(trace.known, trace.randomness, now_ns), out)
+
+    def _settle(self, trace: Trace, decision: Decision, out: list[Ended]) -> None:
+        trace.decision = decision
+        self._open.pop(trace.trace_id, None)
+        self._ending.pop(trace.trace_id, None)
+        self._decided[trace.trace_id] = trace
+        if len(self._decided) > _MAX_DECIDED:
+            self._decided.popitem(last=False)
+        self._count(decision)
+        spans, trace.spans = trace.spans, []
+        self.span_count -= len(spans)
+        self.size_bytes -= trace.size_bytes
+        trace.size_bytes = 0
+        if decision.is_kept:
+            trace.threshold = decision.threshold
+            trace.told = {
+                semconv.SAMPLING_REASON: decision.reason,
+                semconv.SAMPLING_ADJUSTED_COUNT: adjusted_count_of(decision.threshold),
+            }
+            if trace.is_incomplete:
+                trace.told[semconv.SAMPLING_INCOMPLETE] = True
+            out.extend(self._marked(trace, item) for item in spans)
+        else:
+            self._spans_dropped.value += len(spans)
+        if decision.is_kept or trace.has_ended:
+            trace.known = None
+
+    def _count(self, decision: Decision) -> None:
+        key = (decision.is_kept, decision.reason)
+        number = self._decisions.get(key)
+        if number is None:
+            kept = "kept" if decision.is_kept else "dropped"
+            attributes = ((names.DECISION, kept), (names.RULE, decision.reason))
+            with self._meters.lock:
+                number = self._decisions[key] = self._meters.number(names.SAMPLING_DECISIONS, attributes)
+        number.value += 1
+
+    def _marked(self, trace: Trace, item: Ended) -> Ended:
+        """The span with why it is kept, and how many it stands for."""
+        if isinstance(item, Run):
+            item.extra.update(trace.told)
+            item.span.trace.settle(trace.threshold)
+            item.span.forget_context()
+            return item
+        if isinstance(item, ForeignSpan):
+            return ForeignSpan(item.span, item.policy, trace.told, trace.threshold)
+        return ForeignSpan(item, None, trace.told, trace.threshold)
+
+    # --- bounds -----------------------------------------------------------------------------------------------------
+
+    def _keep_bounds(self, now_ns: int, out: list[Ended]) -> None:
+        limits = self._limits
+        if (
+            self.span_count <= limits.spans
+            and self.size_bytes <= limits.size_bytes
+            and len(self._open) <= limits.traces
+        ):
+            return
+        share = max(2, 4 * limits.spans // max(1, len(self._open)))
+        share_bytes = max(2, 4 * limits.size_bytes // max(1, len(self._open)))
+        # A trace that takes four times its share goes before the others, which go by age.
+        greedy = [
+            each for each in self._open.values() if len(each.spans) > share or each.size_bytes > share_bytes
+        ]
+        greedy.sort(key=lambda each: each.size_bytes, reverse=True)
+        room = 1 - _FREED_SHARE
+        for trace in [*greedy, *self._open.values()]:
+            if (
+                self.span_count <= limits.spans * room
+                and self.size_bytes <= limits.size_bytes * room
+                and len(self._open) <= limits.traces * room
+            ):
+                return
+            self._decide(trace, now_ns, out)
+
+
+def _run_bytes(run: Run) -> int:
+    size_bytes, usage = _RUN_BYTES, run.outcome.usage
+    if usage is not None:  # what was said is held by reference until the decision
+        size_bytes += _TOKEN_BYTES * ((usage.input_tokens or 0) + (usage.output_tokens or 0))
+    if run.span.attributes:
+        size_bytes += _VALUE_BYTES * len(run.span.attributes)
+    return size_bytes
