@@ -173,8 +173,9 @@ class TailSampler:
     def release(self, now_ns: int, *, everything: bool) -> list[Ended]:
         """Decide the traces that have ended, or all, without waiting any longer."""
         out: list[Ended] = []
-        for trace in list((self._open if everything else self._ending).values()):
-            self._decide(trace, now_ns, out)
+        for trace in list(self._open.values()):
+            if everything or trace.has_ended:
+                self._decide(trace, now_ns, out)
         return out
 
     # --- spans come -------------------------------------------------------------------------------------------------
