@@ -86,7 +86,7 @@ def _answered(input_tokens: int, output_tokens: int) -> Outcome:
     )
 
 
-def _sdk_spans(tracer: Tracer, runs: int) -> None:
+def sdk_spans(tracer: Tracer, runs: int) -> None:
     for _ in range(runs):
         with tracer.start_as_current_span("chat gpt-4o", attributes=_ASKED) as span:
             span.set_attributes(_ANSWERED)
@@ -99,7 +99,7 @@ def _cheapest_sdk_spans(tracer: Tracer, runs: int) -> None:
         tracer.start_span("chat gpt-4o", attributes=everything).end()
 
 
-def _model_runs(recorder: aiobs_core.Recorder, runs: int) -> None:
+def model_runs(recorder: aiobs_core.Recorder, runs: int) -> None:
     for key in range(runs):
         recorder.start(key, partial(_asked, "gpt-4o", 0.2), scope=_SCOPE)
         recorder.end(key, partial(_answered, 812, 64))
@@ -167,7 +167,7 @@ def _recorder(exporter: SpanExporter) -> aiobs_core.Recorder:
     return aiobs_core.configure(exporters=[exporter], console="off", store="off", traces_exporter="none")
 
 
-def _flush() -> None:
+def flush() -> None:
     if not aiobs_core.flush(_FLUSH_S):
         raise AssertionError("aiobs could not deliver in time: what was measured is not all of its work")
 
@@ -182,10 +182,10 @@ def time_runs(rounds: int) -> Mapping[str, float]:
     on = recorder.settings
     off = replace(on, enabled=False)
     handler = AiObsCallbackHandler()
-    ours: dict[str, Any] = {"per_round": _RUNS, "flush": _flush, "before": lambda: recorder.apply(on)}
+    ours: dict[str, Any] = {"per_round": _RUNS, "flush": flush, "before": lambda: recorder.apply(on)}
     theirs: dict[str, Any] = {"per_round": _RUNS, "flush": provider.force_flush}
     events: dict[str, Any] = {"per_round": 2 * _RUNS, "thread": True, "before": lambda: recorder.apply(off)}
-    run, span = partial(_model_runs, recorder, _RUNS), partial(_sdk_spans, tracer, _RUNS)
+    run, span = partial(model_runs, recorder, _RUNS), partial(sdk_spans, tracer, _RUNS)
     cheapest, callbacks = partial(_cheapest_sdk_spans, tracer, _RUNS), partial(_callbacks, handler, _RUNS)
     lanes = [
         Lane(name="run, caller", do=run, thread=True, **ours),
@@ -222,7 +222,7 @@ def time_langchain(rounds: int) -> Mapping[str, float]:
                     name=f"{name}, {variant}",
                     do=partial(run, _CALLS, config),
                     per_round=_CALLS * scenario.spans,
-                    flush=_flush if variant == "aiobs" else bool,
+                    flush=flush if variant == "aiobs" else bool,
                 )
             )
     return run_lanes(lanes, rounds)
@@ -241,12 +241,12 @@ def time_llama_index(rounds: int) -> Mapping[str, float]:
             before=partial(llama_index.listen, variant),
             do=partial(chat, _CHATS, {}),
             per_round=_CHATS,
-            flush=_flush,
+            flush=flush,
             thread=True,
         )
         for variant in llama_index.FRAMEWORK.variants
     ]
-    spans = partial(_sdk_spans, provider.get_tracer("bench"), _CHATS)
+    spans = partial(sdk_spans, provider.get_tracer("bench"), _CHATS)
     lanes.append(Lane(name="llama span", do=spans, per_round=_CHATS, flush=provider.force_flush, thread=True))
     found = run_lanes(lanes, rounds)
     llama_index.listen("none")
@@ -276,8 +276,8 @@ def time_store(rounds: int) -> float:
     with tempfile.TemporaryDirectory(prefix="aiobs-bench-") as folder:
         writer = StoreWriter(Path(folder) / "store", health=Health())
         for _ in range(max(rounds // 4, 5)):
-            _model_runs(recorder, _STORED)
-            _flush()
+            model_runs(recorder, _STORED)
+            flush()
             start_ns = time.thread_time_ns()
             writer.write_slice(keeping.spans)
             best_us.append((time.thread_time_ns() - start_ns) / len(keeping.spans) / 1e3)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from aiobs_core.metrics.series import Distribution
+    from aiobs_core.pricing.cost import Cost
     from aiobs_core.privacy.content import Rules, Tally
 
 _IMPLIED_STAGE: Final = {
@@ -54,6 +55,7 @@ class Run:
     __slots__ = (
         "above",
         "agent",
+        "bill",
         "content",
         "cost",
         "cost_total_usd",
@@ -91,6 +93,7 @@ class Run:
         # Of the stage `price`: what the call cost by itself, and, where it has a price, with everything inside.
         self.cost: Decimal | None = None
         self.cost_total_usd: float | None = None
+        self.bill: Cost | None = None  # its parts; of a call with a price of the book
         self.is_unpriced = False
         # Of the stage `measure`: where a kept run is an example of what was counted.
         self.marks: Sequence[tuple[Distribution, int, float]] = ()

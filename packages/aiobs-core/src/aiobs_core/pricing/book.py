@@ -145,6 +145,7 @@ class PriceBook:
         self._overrides = overrides
         self._table: Table | None = None
         self._found: dict[Call, Found] = {}
+        self._recent: dict[Call, tuple[int, tuple[Offer, InForce] | None]] = {}
 
     @property
     def table(self) -> Table:
@@ -182,8 +183,12 @@ class PriceBook:
         if usage.input_tokens is None and usage.output_tokens is None:
             return None
         call = Call(provider, model, response_model, endpoint, tier)
-        found = self._found.get(call) or self._remember(call)
-        if (in_force := found.in_force(at_ns)) is None:
+        at_s = at_ns // 1_000_000_000  # prices change on whole minutes
+        recent = self._recent.get(call)
+        if recent is None or recent[0] != at_s:
+            found = self._found.get(call) or self._remember(call)
+            recent = self._recent[call] = at_s, found.in_force(at_ns)
+        if (in_force := recent[1]) is None:
             return None
         offer, (rates, start) = in_force
         bill = NOTHING if usage.source == "cache_hit" else rates.bill(usage)
@@ -204,6 +209,7 @@ class PriceBook:
 
     def _remember(self, call: Call) -> Found:
         if len(self._found) >= _MAX_REMEMBERED:
+            self._recent.clear()
             self._found.clear()  # names without end are a mistake or an attack: no order of leaving is worth its time
         try:
             found = self.find(call)

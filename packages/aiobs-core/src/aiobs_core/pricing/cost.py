@@ -95,6 +95,7 @@ _OUTPUT_KINDS: Final = (
     _Kind(_REASONING, ("output_reasoning_mtok", "output_mtok")),
 )
 _KINDS: Final = (*_INPUT_KINDS, *_OUTPUT_KINDS)
+_UNCACHED_TEXT, _CACHED_TEXT, _OUTPUT_TEXT, _REASONING_TEXT = 0, 3, 8, 11  # places in `_KINDS`
 _PARTS: Final = tuple(kind.part for kind in _KINDS)
 TOKEN_PRICES: Final = tuple(dict.fromkeys(kind.price_names[0] for kind in _KINDS))
 """Names of the prices that a bill is made of, as the table has them."""
@@ -123,6 +124,9 @@ class Rates:
 
     def bill(self, usage: Usage) -> Bill:
         """What the usage costs at these prices."""
+        plain = _plain(usage)
+        if plain is not None:
+            return self._plain_bill(plain)
         counts = _counts(usage)
         input_tokens = sum(counts[: len(_INPUT_KINDS)])
         rates = next(rates for start, rates in self._steps if input_tokens > start)
@@ -136,6 +140,22 @@ class Rates:
                 total = add(total, amount)
         cost, cached, written, output, reasoning = parts
         return Bill(total, cost, cached, written, output, reasoning, self._fee)
+
+    def _plain_bill(self, counts: tuple[int, int, int, int]) -> Bill:
+        uncached, cached, output, reasoning = counts
+        input_tokens = uncached + cached
+        rates = next(rates for start, rates in self._steps if input_tokens > start)
+        add, multiply = _EXACT.add, _EXACT.multiply
+        parts = (
+            multiply(rates[_UNCACHED_TEXT], uncached),
+            multiply(rates[_CACHED_TEXT], cached) if cached else _ZERO,
+            multiply(rates[_OUTPUT_TEXT], output),
+            multiply(rates[_REASONING_TEXT], reasoning) if reasoning else _ZERO,
+        )
+        total = add(add(parts[0], parts[1]), add(parts[2], parts[3]))
+        if self._fee:
+            total = add(total, self._fee)
+        return Bill(total, parts[0], parts[1], _ZERO, parts[2], parts[3], self._fee)
 
 
 def price_at(price: Price, input_tokens: int) -> Decimal:
@@ -160,6 +180,25 @@ def _rates(prices: Mapping[str, Price], start: int) -> tuple[Decimal, ...]:
         )
         for kind in _KINDS
     )
+
+
+def _plain(usage: Usage) -> tuple[int, int, int, int] | None:
+    """Input, cached input, output and reasoning of a call about which nothing else is told; None if more is to be asked."""
+    given, out, cached, *others = usage[:6]
+    reasoning, *more = usage[6:11]
+    if any(others) or any(more):
+        return None
+    if type(given) is not int or type(out) is not int:
+        return None
+    if cached is None:
+        cached = 0
+    if reasoning is None:
+        reasoning = 0
+    if type(cached) is not int or type(reasoning) is not int:
+        return None
+    if 0 <= cached <= given <= _MAX_TOKENS and 0 <= reasoning <= out <= _MAX_TOKENS:
+        return given - cached, cached, out - reasoning, reasoning
+    return None
 
 
 def _counts(usage: Usage) -> tuple[int, ...]:

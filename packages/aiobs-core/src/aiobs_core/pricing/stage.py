@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from aiobs_core._settings import Settings
     from aiobs_core._span import AgentSpan
     from aiobs_core.metrics.meters import Meters
-    from aiobs_core.pricing.cost import Cost
     from aiobs_core.privacy.stage import Privacy
 
 _log = logging.getLogger("aiobs.pricing")  # of its own: who runs models that have no price turns it off
@@ -34,14 +33,6 @@ _MAX_REPORTED_USD: Final = 1_000_000  # of one call: beyond it is a slip, and wo
 _CACHE_HIT: Final = "cache_hit"
 _FORWARDED: Final = "forwarded"
 _MAX_UNPRICED: Final = 64  # models that are warned of
-_PARTS: Final = (
-    (semconv.COST_INPUT_USD, "input_usd"),
-    (semconv.COST_CACHED_USD, "cached_usd"),
-    (semconv.COST_CACHE_WRITE_USD, "cache_write_usd"),
-    (semconv.COST_OUTPUT_USD, "output_usd"),
-    (semconv.COST_REASONING_USD, "reasoning_usd"),
-    (semconv.COST_OTHER_USD, "other_usd"),
-)
 
 
 class CostBelow:
@@ -157,7 +148,7 @@ class Pricer:
         if cost is None:
             self._note_unpriced(run, model)
             return None, 1
-        run.extra.update(_told(cost))
+        run.bill = cost
         return cost.total_usd, 0
 
     def _tier(self, answered: str | None, params: Mapping[str, object]) -> str | None:
@@ -206,10 +197,3 @@ def _add(above: AgentSpan, total_usd: Decimal | None, unpriced_calls: int) -> No
     below.unpriced_calls += unpriced_calls
     if total_usd is not None:
         below.total_usd = (below.total_usd or _NOTHING) + total_usd
-
-
-def _told(cost: Cost) -> dict[str, Any]:
-    """The cost's parts that are not nothing, and where it comes from."""
-    told: dict[str, Any] = {name: float(part) for name, field in _PARTS if (part := getattr(cost, field))}
-    told[semconv.COST_SOURCE] = f"{cost.source} {cost.valid_from}" if cost.valid_from else cost.source
-    return told

@@ -164,7 +164,16 @@ def _tool_failed(wanted: bool | Patterns) -> Test:
 
 def _call_is(wanted: tuple[tuple[str, Any], ...]) -> Test:
     tests = [_CALL_TESTS[name](value) for name, value in wanted]
-    return lambda span: span.calls_a_model and all(test(span) for test in tests)
+
+    def test(span: SpanFacts) -> bool:
+        if not span.calls_a_model:
+            return False
+        for each in tests:  # noqa: SIM110 (a generator takes as long as the tests)
+            if not each(span):
+                return False
+        return True
+
+    return test
 
 
 def _has(field: str) -> Callable[[Patterns], Test]:

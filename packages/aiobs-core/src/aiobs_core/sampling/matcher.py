@@ -210,6 +210,11 @@ def _holds(condition: Condition, bits: dict[Check, int]) -> Callable[[int], bool
     if isinstance(condition, Not):
         part = _holds(condition.part, bits)
         return lambda known: not part(known)
+    if all(isinstance(each, Check) for each in condition.parts):
+        mask = sum({bits[each] for each in condition.parts})  # type: ignore[index]  # all of them are checks
+        if isinstance(condition, All):
+            return lambda known: known & mask == mask
+        return lambda known: known & mask != 0
     parts = [_holds(each, bits) for each in condition.parts]
     if isinstance(condition, All):
         return lambda known: all(part(known) for part in parts)

@@ -188,6 +188,8 @@ class TailSampler:
             return
         trace: Trace | None = local.tail
         if trace is None:
+            if span.parent is None and not span.open_children and self._takes_alone(run, now_ns, out):
+                return
             trace = local.tail = self._trace_of(local.trace_id, now_ns, local)
         known, is_news = trace.known, False
         if known is not None:
@@ -204,6 +206,27 @@ class TailSampler:
             else:
                 trace.has_ended = True
                 self._decide(trace, now_ns, out)
+
+    def _takes_alone(self, run: Run, now_ns: int, out: list[Ended]) -> bool:
+        """Decide a run that is a whole trace by itself, without the bookkeeping of others; False if it is none."""
+        local = run.span.trace
+        trace_id = local.trace_id
+        if trace_id in self._open or trace_id in self._decided or local.state or not self._is_outermost(run):
+            return False
+        known = Known()
+        self._matcher.note(known, facts_of_run(run))
+        known.operation = run.operation.name
+        randomness = mixed(trace_id) if self._is_second else randomness_of(trace_id)
+        decision = self._matcher.decide(known, randomness, now_ns)
+        if decision.is_kept:
+            trace = local.tail = Trace(trace_id, now_ns)
+            trace.has_ended = True
+            self._settle(trace, decision, out)
+            out.append(self._marked(trace, run))
+        else:
+            self._count(decision)
+            self._spans_dropped.value += 1
+        return True
 
     def _take_foreign(self, item: ReadableSpan | ForeignSpan, now_ns: int, out: list[Ended]) -> None:
         span = item.span if isinstance(item, ForeignSpan) else item

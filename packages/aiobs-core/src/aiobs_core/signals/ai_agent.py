@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from aiobs_core import semconv
 from aiobs_core._operation import Kind, RunStatus, Stage, Usage
 from aiobs_core._run import Run
+
+if TYPE_CHECKING:
+    from aiobs_core.pricing.cost import Cost
 
 # Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
 _AGENT: Final = Kind.AGENT
@@ -25,6 +28,14 @@ _RARE_NAMES: Final = (
     semconv.USAGE_AUDIO_OUTPUT_TOKENS,
     semconv.USAGE_IMAGE_INPUT_TOKENS,
     semconv.USAGE_IMAGE_OUTPUT_TOKENS,
+)
+_PARTS_OF_A_BILL: Final = (
+    (semconv.COST_INPUT_USD, "input_usd"),
+    (semconv.COST_CACHED_USD, "cached_usd"),
+    (semconv.COST_CACHE_WRITE_USD, "cache_write_usd"),
+    (semconv.COST_OUTPUT_USD, "output_usd"),
+    (semconv.COST_REASONING_USD, "reasoning_usd"),
+    (semconv.COST_OTHER_USD, "other_usd"),
 )
 _rare_counts: Final = attrgetter(
     "cache_write_1h_tokens",
@@ -60,6 +71,15 @@ def add(run: Run, attributes: dict[str, Any]) -> None:
         attributes[semconv.CHUNK_COUNT] = span.chunk_count
     if span.status_code is not None:
         attributes[semconv.STATUS_CODE] = span.status_code
+
+
+def add_bill(bill: Cost, attributes: dict[str, Any]) -> None:
+    """Add the parts of a cost that are not nothing, and where it comes from."""
+    for name, field in _PARTS_OF_A_BILL:
+        if part := getattr(bill, field):
+            attributes[name] = float(part)
+    source, start = bill.source, bill.valid_from
+    attributes[semconv.COST_SOURCE] = f"{source} {start}" if start else source
 
 
 def nature(run: Run) -> Mapping[str, str]:
