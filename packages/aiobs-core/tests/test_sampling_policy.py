@@ -40,7 +40,7 @@ def test_every_check_can_be_written_and_is_told_in_words() -> None:
     assert [text_of(rule.when) for rule in policy.rules] == [
         "error RateLimit*",
         "tool_failed search or sql*",
-        "call with model gpt-4*, tokens_over 500, cost_over_usd 0.1, latency_over_s 2",
+        "call (model gpt-4*, tokens_over 500, cost_over_usd 0.1, latency_over_s 2)",
         "tokens_over 10000",
         "cost_over_usd 0.5",
         "latency_over_s 10",
@@ -52,7 +52,7 @@ def test_every_check_can_be_written_and_is_told_in_words() -> None:
         "session s-*",
         "tenant acme",
         "tag gold or beta*",
-        "attribute with shop.tier gold, shop.retries 2",
+        "attribute (shop.tier gold, shop.retries 2)",
         "score_below 0.5 of helpfulness",
         "score_over 0.9",
         "forced",

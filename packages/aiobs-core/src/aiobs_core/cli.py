@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from aiobs_core.pricing import commands as of_prices
     from aiobs_core.privacy import commands as of_privacy
+    from aiobs_core.sampling import commands as of_sampling
     from aiobs_core.top import commands as of_top
 
     parser = argparse.ArgumentParser(prog="aiobs", description="Look at the runs of your agents.")
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     of_privacy.add_commands(commands)
     of_prices.add_commands(commands)
+    of_sampling.add_commands(commands)
     of_top.add_commands(commands)
     _add_foreign_commands(commands)
     return parser

@@ -342,7 +342,7 @@ def _check_text(check: Check) -> str:
     if value is True:
         return name
     if name in ("call", "attribute"):
-        return f"{name} with " + ", ".join(f"{key} {_value_text(each)}" for key, each in value)
+        return f"{name} (" + ", ".join(f"{key} {_value_text(each)}" for key, each in value) + ")"
     if name in ("score_below", "score_over"):
         return f"{name} " + ", ".join(
             f"{bound:g}" if key == "*" else f"{bound:g} of {key}" for key, bound in value

@@ -146,7 +146,7 @@ class Matcher:
             randomness: 56 bits of the trace, see `aiobs_core.sampling.threshold`.
             now_ns: A monotonic clock, for the rules that limit rates.
         """
-        bits = self._at_end(known)
+        bits = known.bits = self._at_end(known)
         best, threshold = None, RANDOM_VALUES
         for ready in self._rules:
             if not ready.holds(bits):
@@ -162,9 +162,8 @@ class Matcher:
         return Decision(randomness >= threshold, best or _NO_RULE, threshold)
 
     def holding(self, known: Known) -> Iterable[Rule]:
-        """The rules whose condition holds, in their order; for explanations."""
-        bits = self._at_end(known)
-        return [ready.rule for ready in self._rules if ready.holds(bits)]
+        """The rules whose condition holds for a trace that was decided, in their order; for explanations."""
+        return [ready.rule for ready in self._rules if ready.holds(known.bits)]
 
     def _at_end(self, known: Known) -> int:
         bits = known.bits
@@ -211,7 +210,7 @@ def _holds(condition: Condition, bits: dict[Check, int]) -> Callable[[int], bool
         part = _holds(condition.part, bits)
         return lambda known: not part(known)
     if all(isinstance(each, Check) for each in condition.parts):
-        mask = sum({bits[each] for each in condition.parts})  # type: ignore[index]  # all of them are checks
+        mask = sum({bits[each] for each in checks_in(condition)})
         if isinstance(condition, All):
             return lambda known: known & mask == mask
         return lambda known: known & mask != 0
