@@ -9,68 +9,21 @@ generation (1.41, or the ones after the move to `semantic-conventions-genai`) is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-ValueType = Literal["string", "int", "double", "boolean", "string[]"]
-Generation = Literal["1.41", "latest"]
+from aiobs_core.semconv._registry import ATTRIBUTES as ATTRIBUTES
+from aiobs_core.semconv._registry import EVENTS as EVENTS
+from aiobs_core.semconv._registry import Attribute as Attribute
+from aiobs_core.semconv._registry import Event as Event
+from aiobs_core.semconv._registry import Generation as Generation
+from aiobs_core.semconv._registry import event as _event
+from aiobs_core.semconv._registry import gen_ai as _gen_ai
+from aiobs_core.semconv._registry import openinference as _openinference
+from aiobs_core.semconv._registry import otel as _otel
+from aiobs_core.semconv._registry import own as _own
 
 SCHEMA_URL_1_41: Final = "https://opentelemetry.io/schemas/1.41.0"
 SCOPE_PREFIX: Final = "aiobs."  # the instrumentation scope of an adapter's spans: "aiobs.langchain"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attribute:
-    """One emitted attribute: its name, value type, unit (None where it has none), meaning and origin."""
-
-    name: str
-    type: ValueType
-    brief: str
-    unit: str | None = None
-    dialect: Literal["ai_agent", "gen_ai", "openinference", "otel"]
-    generation: Generation | None = None  # None: the same name in every generation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One emitted span event."""
-
-    name: str
-    brief: str
-
-
-ATTRIBUTES: Final[dict[str, Attribute]] = {}
-EVENTS: Final[dict[str, Event]] = {}
-
-
-def _own(name: str, type_: ValueType, brief: str, unit: str | None = None) -> str:
-    ATTRIBUTES[name] = Attribute(name=name, type=type_, brief=brief, unit=unit, dialect="ai_agent")
-    return name
-
-
-def _gen_ai(
-    name: str, type_: ValueType, brief: str, unit: str | None = None, generation: Generation | None = None
-) -> str:
-    ATTRIBUTES[name] = Attribute(
-        name=name, type=type_, brief=brief, unit=unit, dialect="gen_ai", generation=generation
-    )
-    return name
-
-
-def _otel(name: str, type_: ValueType, brief: str) -> str:
-    ATTRIBUTES[name] = Attribute(name=name, type=type_, brief=brief, dialect="otel")
-    return name
-
-
-def _openinference(name: str, type_: ValueType, brief: str) -> str:
-    ATTRIBUTES[name] = Attribute(name=name, type=type_, brief=brief, dialect="openinference")
-    return name
-
-
-def _event(name: str, brief: str) -> str:
-    EVENTS[name] = Event(name=name, brief=brief)
-    return name
-
 
 # --- ai.agent.*: what a run was -----------------------------------------------------------------------------
 SPAN_KIND = _own("ai.agent.span.kind", "string", "What ran: workflow, agent, model, tool, retriever, …")
