@@ -147,12 +147,18 @@ class TailSampler:
             now_ns: A monotonic clock.
         """
         out: list[Ended] = []
+        limits = self._limits
         for item in batch:
             if type(item) is Run:
                 self._take_run(item, now_ns, out)
             else:
                 self._take_foreign(item, now_ns, out)
-        self._keep_bounds(now_ns, out)
+            if (
+                self.span_count > limits.spans
+                or self.size_bytes > limits.size_bytes
+                or len(self._open) > limits.traces
+            ):
+                self._make_room(now_ns, out)
         return out
 
     def due(self, now_ns: int) -> list[Ended]:
@@ -350,14 +356,8 @@ class TailSampler:
 
     # --- bounds -----------------------------------------------------------------------------------------------------
 
-    def _keep_bounds(self, now_ns: int, out: list[Ended]) -> None:
+    def _make_room(self, now_ns: int, out: list[Ended]) -> None:
         limits = self._limits
-        if (
-            self.span_count <= limits.spans
-            and self.size_bytes <= limits.size_bytes
-            and len(self._open) <= limits.traces
-        ):
-            return
         share = max(2, 4 * limits.spans // max(1, len(self._open)))
         share_bytes = max(2, 4 * limits.size_bytes // max(1, len(self._open)))
         # A trace that takes four times its share goes before the others, which go by age.
