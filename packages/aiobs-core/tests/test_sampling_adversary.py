@@ -199,6 +199,34 @@ def test_baggage_may_hold_anything(said: object, count: int) -> None:
         assert run.counted(names.SAMPLING_SPANS_DROPPED) == 1 - count
 
 
+def test_a_threshold_that_the_trace_contradicts_is_not_believed() -> None:
+    with sampled(NEVER) as run:
+        with called_by(
+            "ot=th:ffffffffffffff"
+        ):  # would weigh 2**56 traces; the random bits of the trace are low
+            run.run(CHAIN)
+        assert run.kept == []
+    with sampled(ERROR) as run:
+        with called_by("ot=th:ffffffffffffff"):
+            run.run(CHAIN, fails=True)
+        (span,) = run.kept
+        assert span.attributes[semconv.SAMPLING_REASON] == "error"
+        assert threshold_in(span.context.trace_state) == 0
+
+
+def test_random_bits_of_the_caller_decide_whoever_ends_first() -> None:
+    for bits, count in (("0" * 14, 0), ("f" * 14, 3)):
+        with sampled({"keep": 0.5}) as run:
+            run.run(CHAIN)
+            before = len(run.kept)
+            tracer = run.provider.get_tracer("http")
+            with called_by(f"ot=rv:{bits}"), tracer.start_as_current_span("POST /chat"):
+                with tracer.start_as_current_span("SELECT"):
+                    pass
+                run.run(CHAIN)
+            assert len(run.kept) - before == count
+
+
 class Mute:
     def __str__(self) -> str:
         raise RuntimeError("no text")

@@ -15,12 +15,13 @@ from aiobs_core.sampling.threshold import (
     adjusted_count_of,
     mixed,
     randomness_of,
-    threshold_in,
+    upstream_threshold,
 )
 from aiobs_core.semconv import metrics as names
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import TraceState
 
     from aiobs_core._operation import AttributeValue
     from aiobs_core._span import LocalTrace
@@ -88,7 +89,7 @@ class Trace:
         self.has_ended = False
         self.is_incomplete = False  # decided, and changed to kept when some of it was gone
         self.decision: Decision | None = None
-        self.randomness = randomness_of(trace_id)
+        self.randomness = 0  # 56 bits, see `aiobs_core.sampling.threshold`
         self.upstream: int | None = None  # threshold by which somebody before us has kept it
         self.threshold = 0
         self.told: dict[str, AttributeValue] = {}  # on each of its spans, once it is kept
@@ -189,7 +190,7 @@ class TailSampler:
             is_alone = span.parent is None and not span.open_children and local.tail is None
             if is_alone and self._takes_alone(run, now_ns, out):
                 return
-            trace = self._trace_of(local.trace_id, now_ns, local)
+            trace = self._trace_of(local.trace_id, now_ns, local.state, is_run=True)
             trace.is_incomplete = trace.is_incomplete or local.tail is not None
             local.tail = trace
         known, is_news = trace.known, False
@@ -248,15 +249,13 @@ class TailSampler:
         if context is None:
             out.append(item)
             return
-        trace = self._trace_of(context.trace_id, now_ns, None)
+        trace = self._trace_of(context.trace_id, now_ns, context.trace_state, is_run=False)
         is_outermost = span.parent is None or span.parent.is_remote
         known, is_news = trace.known, False
         if known is not None:
             is_news = self._matcher.note(known, facts_of_span(span))
             if is_outermost:
                 known.operation = span.name
-        if trace.upstream is None:
-            trace.upstream = threshold_in(context.trace_state)
         size_bytes = _VALUE_BYTES * (8 + len(span.attributes or ()))
         self._place(trace, item, size_bytes, is_news, out, has_ended=is_outermost)
         if is_outermost and trace.decision is None:
@@ -265,22 +264,20 @@ class TailSampler:
         elif trace.trace_id in self._ending and not trace.has_ended:
             self._wait(trace, now_ns + self._limits.idle_ns)
 
-    def _trace_of(self, trace_id: int, now_ns: int, local: LocalTrace | None) -> Trace:
+    def _trace_of(self, trace_id: int, now_ns: int, state: TraceState | None, *, is_run: bool) -> Trace:
         trace = self._open.get(trace_id)
         if trace is None:
             decided = self._decided.get(trace_id)
-            if decided is not None and (decided.decision.is_kept or local is None):  # type: ignore[union-attr]
+            if decided is not None and (decided.decision.is_kept or not is_run):  # type: ignore[union-attr]
                 self._decided.move_to_end(trace_id)
                 return decided
             # New, or another part of a trace of which the parts before were dropped: it may have failed since.
             limit_ns = now_ns + self._limits.wait_ns
             trace = self._open[trace_id] = Trace(trace_id, limit_ns, self._matcher)
             trace.is_incomplete = decided is not None
-            if local is not None:
-                trace.randomness = randomness_of(trace_id, local.state)
-                trace.upstream = threshold_in(local.state)
-            if self._is_second:
-                trace.randomness = mixed(trace_id)
+            trace.randomness = mixed(trace_id) if self._is_second else randomness_of(trace_id, state)
+        if trace.upstream is None and state:
+            trace.upstream = upstream_threshold(trace_id, state)
         return trace
 
     def _is_outermost(self, run: Run) -> bool:

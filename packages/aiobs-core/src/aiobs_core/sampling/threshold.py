@@ -79,6 +79,16 @@ def threshold_in(state: TraceState | None) -> int | None:
     return int(given.ljust(_DIGITS, "0"), 16)
 
 
+def upstream_threshold(trace_id: int, state: TraceState | None) -> int | None:
+    """The threshold by which somebody upstream has kept the trace; None if nobody says so, or it is not to be believed.
+
+    Whoever keeps traces consistently has kept none whose random bits are below the threshold. The specification has such a one
+    ignored: it would weigh what it did not sample.
+    """
+    threshold = threshold_in(state)
+    return threshold if threshold is not None and randomness_of(trace_id, state) >= threshold else None
+
+
 def with_threshold(state: TraceState | None, threshold: int) -> TraceState:
     """The `tracestate` of a kept trace: all that it had, and the threshold."""
     state = TraceState() if state is None else state
