@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import baggage, context, propagate
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode, set_span_in_context
 
 from aiobs_core import Kind, Operation, Outcome, Settings, SettingsError, Usage, feedback, keep, semconv
 from aiobs_core._context import context_with
@@ -93,8 +95,8 @@ def sampled(*rules: dict[str, Any], **given: Any) -> Iterator[Sampled]:
 
 
 @contextmanager
-def called_by(trace_state: str = "", flags: str = "01") -> Iterator[None]:
-    carrier = {"traceparent": f"00-{7:032x}-{9:016x}-{flags}", "tracestate": trace_state}
+def called_by(trace_state: str = "", flags: str = "01", trace_id: int = 7) -> Iterator[None]:
+    carrier = {"traceparent": f"00-{trace_id:032x}-{9:016x}-{flags}", "tracestate": trace_state}
     token = context.attach(propagate.extract(carrier))
     try:
         yield
@@ -363,6 +365,70 @@ def test_an_error_at_the_end_of_a_long_trace_counts_under_a_composite_rule(more:
         run.recorder.fail(root, ValueError("no"))
         (span,) = run.kept
         assert span.attributes[semconv.SAMPLING_INCOMPLETE]
+
+
+def test_an_error_of_a_later_request_of_the_same_trace_is_kept() -> None:
+    with sampled(ERROR, NEVER) as run:
+        run.run(CHAIN)
+        tracer = run.provider.get_tracer("http")
+        for fails in (False, True):
+            with called_by(), tracer.start_as_current_span("POST /chat") as request:
+                run.run(CHAIN)
+                if fails:
+                    request.set_status(StatusCode.ERROR)
+            assert run.recorder.flush(10)
+        assert "POST /chat" in [span.name for span in run.kept]
+
+
+def step(run: Sampled, chance: random.Random, open_: list[Any]) -> tuple[int, int]:
+    """Start or end something, anywhere; how many spans were started and how many have failed by it."""
+    if not open_ or chance.random() < 0.5:
+        above = chance.choice(open_) if open_ and chance.random() < 0.5 else None
+        if above is None and chance.random() < 0.4:
+            open_.append(run.provider.get_tracer("http").start_span("POST /chat"))
+        elif isinstance(above, Span):
+            token = context.attach(set_span_in_context(above))
+            open_.append(run.start())
+            context.detach(token)
+        else:
+            open_.append(run.start(TOOL, above))
+        return 1, 0
+    ended, fails = open_.pop(chance.randrange(len(open_))), chance.random() < 0.2
+    if isinstance(ended, Span):
+        if fails:
+            ended.set_status(StatusCode.ERROR)
+        ended.end()
+    elif fails:
+        run.recorder.fail(ended, ValueError("no"))
+    else:
+        run.recorder.end(ended, None)
+    return 0, int(fails)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_order_each_span_is_counted_once_and_no_error_is_lost(seed: int) -> None:
+    chance = random.Random(seed)
+    bounds = {"sampling_max_traces": 10, "sampling_max_spans": 100, "sampling_max_wait_s": 0.1, "grace_s": 60}
+    with sampled(ERROR, {"keep": 0.3}, **bounds) as run:
+        run.run(CHAIN)
+        open_: list[Any] = []
+        started, failed = 1, 0
+        for at in range(300):
+            with called_by(trace_id=chance.randrange(1, 5)) if chance.random() < 0.5 else nullcontext():
+                begun, gone_wrong = step(run, chance, open_)
+            started, failed = started + begun, failed + gone_wrong
+            if at % 40 == 0:
+                assert run.recorder.flush(10)
+            if at % 100 == 0:
+                time.sleep(0.12)  # traces become too old
+        for each in open_:
+            each.end() if isinstance(each, Span) else run.recorder.end(each, None)
+        assert run.recorder.flush(10)
+        run.recorder.shutdown(5)
+        kept = run.exporter.get_finished_spans()
+        assert len({span.context.span_id for span in kept}) == len(kept)
+        assert len(kept) + run.counted(names.SAMPLING_SPANS_DROPPED) == started
+        assert sum(span.status.status_code is StatusCode.ERROR for span in kept) == failed
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -344,8 +344,10 @@ class TailSampler:
             out.extend(self._marked(trace, item) for item in spans)
         else:
             self._spans_dropped.value += len(spans)
-        if decision.is_kept or trace.has_ended:
+        if decision.is_kept:
             trace.known = None
+        elif trace.known is not None:
+            trace.known.groups = None  # who it was is not kept longer than the spans
 
     def _count(self, decision: Decision) -> None:
         key = (decision.is_kept, decision.reason)
