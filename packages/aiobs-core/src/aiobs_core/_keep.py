@@ -11,7 +11,7 @@ from opentelemetry.context import get_current
 from opentelemetry.trace import get_current_span
 
 from aiobs_core import semconv
-from aiobs_core._context import RUN_KEY
+from aiobs_core._context import RUN_KEY, SPAN_KEY
 from aiobs_core._span import AgentSpan
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ def is_forced(context: Context) -> bool:
 
     Of a provider that the application made that span never passes here.
     """
+    if not context:
+        return False
     asked = get_baggage(semconv.SAMPLING_KEEP, context)
     if isinstance(asked, (str, int)) and str(asked).strip().lower() in _YES:
         return True
-    around = getattr(get_current_span(context), "attributes", None)
+    around = getattr(context.get(SPAN_KEY), "attributes", None)
     return isinstance(around, Mapping) and around.get(semconv.SAMPLING_KEEP) is True
 
 

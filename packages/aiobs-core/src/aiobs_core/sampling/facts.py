@@ -22,7 +22,7 @@ _CALLS_A_MODEL: Final = (Kind.MODEL, Kind.EMBEDDING)
 _ERROR: Final = StatusCode.ERROR
 _TIMED_OUT: Final = RunStatus.TIMED_OUT.value
 _NOTHING: Final[Mapping[str, Any]] = {}
-_MAX_NUMBER: Final = 1e15  # what foreign code counts may be anything; more is no count
+_MAX_NUMBER: Final = 10**15  # what foreign code counts may be anything; more is no count
 _RUN_BYTES: Final = 2_500  # of a run without its content, measured
 _TOKEN_BYTES: Final = 4
 _VALUE_BYTES: Final = 120
@@ -149,6 +149,10 @@ def _number(value: object) -> float | None:
     return value if isinstance(value, (int, float)) and 0 <= value <= _MAX_NUMBER else None
 
 
-def _sum(*counts: object) -> int | None:
-    known = [count for count in counts if type(count) is int and 0 <= count <= _MAX_NUMBER]
-    return sum(known) if known else None
+def _sum(given: object, out: object) -> int | None:
+    """Of what is a count; None if neither is."""
+    if type(given) is not int or not 0 <= given <= _MAX_NUMBER:
+        given = None
+    if type(out) is not int or not 0 <= out <= _MAX_NUMBER:
+        return given
+    return out if given is None else given + out

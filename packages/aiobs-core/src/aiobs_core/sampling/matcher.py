@@ -175,7 +175,7 @@ class Matcher:
     def _at_end(self, known: Known) -> int:
         if not isinstance(known.operation, str):  # an adapter may have passed on anything
             known.operation = None
-        bits = self._with_operation(known)
+        bits = self._with_operation(known) if self._operations else known.bits
         if self._quantiles:
             operation, latency_s = known.operation or "", known.latency_s
             for bit, quantile in self._quantiles:

@@ -185,7 +185,7 @@ class TailSampler:
         if not local.sampled:  # by the head sampler, or by whoever called us
             self._spans_dropped.value += 1
             return
-        trace = self._followed(local)
+        trace = None if local.tail is None else self._followed(local, local.tail)
         if trace is None:
             is_alone = span.parent is None and not span.open_children and local.tail is None
             if is_alone and self._takes_alone(run, now_ns, out):
@@ -209,10 +209,9 @@ class TailSampler:
                 trace.has_ended = True
                 self._decide(trace, now_ns, out)
 
-    def _followed(self, local: LocalTrace) -> Trace | None:
-        """The trace that a run goes on with; None if there is none that this sampler may decide."""
-        trace: Trace | None = local.tail
-        if trace is None or (trace.decision is not None and trace.decision.is_kept):
+    def _followed(self, local: LocalTrace, trace: Trace) -> Trace | None:
+        """The trace that a run goes on with; None if it is not this sampler's to decide."""
+        if trace.decision is not None and trace.decision.is_kept:
             return trace
         if trace.matcher is not self._matcher:  # of another policy, or of the process that forked this one
             return None
