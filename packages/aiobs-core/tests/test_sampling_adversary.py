@@ -380,6 +380,16 @@ def test_an_error_of_a_later_request_of_the_same_trace_is_kept() -> None:
         assert "POST /chat" in [span.name for span in run.kept]
 
 
+def test_a_trace_whose_root_is_no_run_of_its_own_is_decided_soon() -> None:
+    rule = {"name": "quiet", "when": {"operation": "search", "not": {"tag": "test"}}}
+    with sampled(rule, NEVER, flush_interval_s=30) as run:
+        root = run.start(lambda: None)  # as a mapping says of what its framework only uses inside
+        for _ in range(2):
+            run.run(TOOL, root)
+        run.recorder.end(root, None)
+        assert len(run.kept) == 2
+
+
 def step(run: Sampled, chance: random.Random, open_: list[Any]) -> tuple[int, int]:
     """Start or end something, anywhere; how many spans were started and how many have failed by it."""
     if not open_ or chance.random() < 0.5:

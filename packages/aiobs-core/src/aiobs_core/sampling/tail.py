@@ -11,12 +11,7 @@ from aiobs_core._run import Run
 from aiobs_core.privacy.foreign import ForeignSpan
 from aiobs_core.sampling.facts import bytes_of_run, facts_of_run, facts_of_span
 from aiobs_core.sampling.matcher import Decision, Known, Matcher
-from aiobs_core.sampling.threshold import (
-    adjusted_count_of,
-    mixed,
-    randomness_of,
-    upstream_threshold,
-)
+from aiobs_core.sampling.threshold import adjusted_count_of, mixed, randomness_of, upstream_threshold
 from aiobs_core.semconv import metrics as names
 
 if TYPE_CHECKING:
@@ -24,7 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TraceState
 
     from aiobs_core._operation import AttributeValue
-    from aiobs_core._span import LocalTrace
+    from aiobs_core._span import AgentSpan, LocalTrace
     from aiobs_core.metrics.meters import Meters
     from aiobs_core.metrics.series import Number
     from aiobs_core.sampling.policy import SamplingPolicy
@@ -196,17 +191,17 @@ class TailSampler:
         known, is_news = trace.known, False
         if known is not None:
             is_news = self._matcher.note(known, facts_of_run(run))
-            if span.is_local_root:
+            if run.above is None:
                 known.operation = run.operation.name
         self._place(trace, run, bytes_of_run(run), is_news, out, has_ended=span.is_local_root)
         if trace.decision is None and run.above is None:  # a root that is no run does not pass
-            if not span.is_local_root or not self._is_outermost(run):
+            root = span.local_root
+            trace.has_ended = root.end_ns != 0 and self._is_outermost(root)
+            if not trace.has_ended:
                 self._wait(trace, now_ns + self._limits.idle_ns)
-            elif span.open_children:
-                trace.has_ended = True
+            elif root is not span or span.open_children:
                 self._wait(trace, now_ns + self._limits.grace_ns)
             else:
-                trace.has_ended = True
                 self._decide(trace, now_ns, out)
 
     def _followed(self, local: LocalTrace, trace: Trace) -> Trace | None:
@@ -225,7 +220,12 @@ class TailSampler:
         """Decide a run that is a whole trace by itself, without the bookkeeping of others; False if it is none."""
         local = run.span.trace
         trace_id = local.trace_id
-        if trace_id in self._open or trace_id in self._decided or local.state or not self._is_outermost(run):
+        if (
+            trace_id in self._open
+            or trace_id in self._decided
+            or local.state
+            or not self._is_outermost(run.span)
+        ):
             return False
         known = Known()
         self._matcher.note(known, facts_of_run(run))
@@ -279,8 +279,8 @@ class TailSampler:
             trace.upstream = upstream_threshold(trace_id, state)
         return trace
 
-    def _is_outermost(self, run: Run) -> bool:
-        above = run.span.parent_context
+    def _is_outermost(self, span: AgentSpan) -> bool:
+        above = span.parent_context
         return above is None or above.is_remote or not self._sees_foreign
 
     def _place(
