@@ -460,6 +460,13 @@ def test_hostile_rules_are_refused_in_words(said: str, told: str) -> None:
         Settings.load({"AIOBS_SAMPLING": said}, {}, strict=True)
 
 
+def test_a_number_that_cannot_be_printed_is_refused_without_raising() -> None:
+    huge = {"rules": [{"when": {"tokens_over": 10**5_000}}]}
+    assert str(Settings.load({}, {"sampling": huge}).sampling) == "all"
+    with pytest.raises(SettingsError, match="cannot be shown"):
+        Settings.load({}, {"sampling": huge}, strict=True)
+
+
 def test_too_many_rules_are_refused_before_they_are_read() -> None:
     with pytest.raises(SettingsError, match="from 1 to 100 rules") as raised:
         loaded(*[{"bad": number} for number in range(20_000)])
