@@ -260,7 +260,7 @@ def test_an_application_that_has_its_own_provider_gets_the_kept_ones() -> None:
 
 def test_a_trace_that_was_kept_upstream_is_kept_and_weighs_the_same() -> None:
     with traced(NEVER) as run:
-        carrier = {"traceparent": f"00-{7:032x}-{9:016x}-01", "tracestate": "ot=th:fd70a4"}
+        carrier = {"traceparent": f"00-{(1 << 56) - 7:032x}-{9:016x}-01", "tracestate": "ot=th:fd70a4"}
         token = context.attach(propagate.extract(carrier))
         run.end(run.start())
         context.detach(token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -33,6 +34,7 @@ Stage = Callable[[Sequence[InCorridor]], Sequence[InCorridor]]
 Stages = tuple[tuple[str, Stage, "Number"], ...]
 
 FAR: Final = 1 << 62
+_PAUSE_NS: Final = 10_000_000  # whatever may be due again at once, the worker does not spin
 _SURVIVED: Final = BaseException  # foreign code on the worker may raise anything without ending it
 
 
@@ -138,15 +140,25 @@ class Corridor:
         """Do what is due beside batches; returns when to be called again (`perf_counter_ns`)."""
         waiting = self._decide
         next_ns = FAR if waiting is None else waiting.next_ns()
-        if waiting is not None and next_ns <= time.perf_counter_ns():
-            self._pass(waiting.due(), self._of_kept)
-            next_ns = waiting.next_ns()
+        if waiting is not None and next_ns <= (now_ns := time.perf_counter_ns()):
+            self._pass_waiting(waiting.due)
+            next_ns = max(waiting.next_ns(), now_ns + _PAUSE_NS)
         has_counted, self._has_counted = self._has_counted, False
         return min(next_ns, self._outlets.keep(has_changed=has_counted))
 
     def _release(self, *, everything: bool) -> None:
         if self._decide is not None:
-            self._pass(self._decide.release(everything=everything), self._of_kept)
+            self._pass_waiting(partial(self._decide.release, everything=everything))
+
+    def _pass_waiting(self, take: Callable[[], Sequence[InCorridor]]) -> None:
+        try:
+            batch = take()
+        except _SURVIVED as error:
+            self._health.problem(
+                "stage.decide", f"aiobs: traces that wait cannot be decided ({type(error).__name__}).", lost=1
+            )
+            return
+        self._pass(batch, self._of_kept)
 
     def flush(self, timeout_s: float) -> bool:
         """Deliver what has passed; False if that was not possible in time."""

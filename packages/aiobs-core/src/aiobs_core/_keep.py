@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.baggage import get_baggage
@@ -10,18 +11,27 @@ from opentelemetry.context import get_current
 from opentelemetry.trace import get_current_span
 
 from aiobs_core import semconv
-from aiobs_core._context import RUN_KEY
+from aiobs_core._context import RUN_KEY, SPAN_KEY
 from aiobs_core._span import AgentSpan
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-_YES: Final = frozenset({"1", "true", True})
+_YES: Final = frozenset({"1", "true"})
 
 
 def is_forced(context: Context) -> bool:
-    """Whether W3C baggage, as it came with the request, asks for the trace to be kept."""
-    return get_baggage(semconv.SAMPLING_KEEP, context) in _YES
+    """Whether W3C baggage, as it came with the request, asks for the trace to be kept, or `keep` did in the span around it.
+
+    Of a provider that the application made that span never passes here.
+    """
+    if not context:
+        return False
+    asked = get_baggage(semconv.SAMPLING_KEEP, context)
+    if isinstance(asked, (str, int)) and str(asked).strip().lower() in _YES:
+        return True
+    around = getattr(context.get(SPAN_KEY), "attributes", None)
+    return isinstance(around, Mapping) and around.get(semconv.SAMPLING_KEEP) is True
 
 
 def keep() -> bool:
@@ -32,7 +42,7 @@ def keep() -> bool:
     about a microsecond, and may be called from any thread or task in which the run is current.
 
     Returns:
-        Whether there is a recorded run or span to keep.
+        Whether there is a recorded run or span to keep; not where the trace was dropped upstream.
 
     Example:
         >>> keep()  # outside of any run
@@ -43,7 +53,7 @@ def keep() -> bool:
         run = run.parent
     if type(run) is AgentSpan:
         run.trace.is_forced = True
-        return True
+        return run.trace.sampled
     current = get_current_span()
     if not current.is_recording():
         return False
@@ -69,13 +79,18 @@ def feedback(name: str, score: float, *, label: str | None = None) -> bool:
         False
     """
     current = get_current_span()
-    if type(score) not in (int, float) or not math.isfinite(score) or not current.is_recording():
+    if isinstance(score, bool) or not current.is_recording():
         return False
-    said: dict[str, str | float] = {
-        semconv.GEN_AI_EVALUATION_NAME: str(name),
-        semconv.GEN_AI_EVALUATION_SCORE: float(score),
-    }
-    if label is not None:
-        said[semconv.GEN_AI_EVALUATION_LABEL] = str(label)
+    try:
+        if not math.isfinite(score):
+            return False
+        said: dict[str, str | float] = {
+            semconv.GEN_AI_EVALUATION_NAME: str(name),
+            semconv.GEN_AI_EVALUATION_SCORE: float(score),
+        }
+        if label is not None:
+            said[semconv.GEN_AI_EVALUATION_LABEL] = str(label)
+    except Exception:  # noqa: BLE001 (what is no number, or too large a one; an object without a text)
+        return False
     current.add_event(semconv.EVENT_EVALUATION, said)
     return True

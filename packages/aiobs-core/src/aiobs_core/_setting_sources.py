@@ -59,7 +59,7 @@ def first_valid(
             value = parse(given)
             break
         except (ValueError, RuntimeError, OverflowError, OSError) as error:
-            got = "a value that is not shown" if is_secret else f"{str(given)[:80]!r}"
+            got = "a value that is not shown" if is_secret else _shown(given)
             rejected.append(f"{name}: expected {error}, got {got} ({source})")
             if closed is not None:  # the next source's could be weaker than what was meant
                 value = closed[0]
@@ -67,6 +67,13 @@ def first_valid(
     consequence = f"using {value!r}" if closed is None else closed[1]
     problems.extend(f"{text}; {consequence}." for text in rejected)
     return value
+
+
+def _shown(given: object) -> str:
+    try:
+        return f"{str(given)[:80]!r}"
+    except Exception:  # noqa: BLE001 (an integer of more digits than Python prints, an object without a text)
+        return f"a value that cannot be shown ({type(given).__name__})"
 
 
 def meant_by(unknown: set[str], known: Mapping[str, object]) -> set[str]:

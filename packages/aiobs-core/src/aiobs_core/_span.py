@@ -228,6 +228,14 @@ class AgentSpan(Span):
         return self.parent is None
 
     @property
+    def local_root(self) -> AgentSpan:
+        """The first run of its trace in this process."""
+        span = self
+        while span.parent is not None:
+            span = span.parent
+        return span
+
+    @property
     def has_own_policy(self) -> bool:
         """Whether the application chose a privacy policy for this run."""
         return self.request is not None and self.request.privacy_policy is not None

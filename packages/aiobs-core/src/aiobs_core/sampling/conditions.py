@@ -122,10 +122,11 @@ def _call(value: object) -> tuple[tuple[str, Any], ...]:
     return _table(value, _OF_A_CALL)
 
 
-def _attributes(value: object) -> tuple[tuple[str, Any], ...]:
+def _attributes(value: object) -> tuple[tuple[str, Any, bool], ...]:
     if not isinstance(value, Mapping) or not value:
         raise ValueError('a table such as { "shop.tier" = "gold*" }')
-    return tuple((str(name), _plain(given)) for name, given in value.items())
+    # With whether it is a truth value: to Python 1 and true are equal, and two checks that are equal share an answer.
+    return tuple((str(name), _plain(given), isinstance(given, bool)) for name, given in value.items())
 
 
 def _plain(value: object) -> bool | int | float | Patterns:
@@ -189,17 +190,22 @@ def _tagged(wanted: Patterns) -> Test:
     return lambda span: any(map(fits, span.tags))
 
 
-def _has_attributes(wanted: tuple[tuple[str, Any], ...]) -> Test:
-    tests = [(name, matches(value) if isinstance(value, tuple) else value) for name, value in wanted]
+def _has_attributes(wanted: tuple[tuple[str, Any, bool], ...]) -> Test:
+    tests = [
+        (name, matches(value) if isinstance(value, tuple) else _equals(value, is_truth))
+        for name, value, is_truth in wanted
+    ]
 
     def test(span: SpanFacts) -> bool:
         get = span.attributes.get
-        return all(
-            value(get(name)) if callable(value) else type(get(name)) is type(value) and get(name) == value
-            for name, value in tests
-        )
+        return all(fits(get(name)) for name, fits in tests)
 
     return test
+
+
+def _equals(value: bool | float, is_truth: bool) -> Callable[[Any], bool]:
+    types = (bool,) if is_truth else (int, float)
+    return lambda given: type(given) in types and given == value
 
 
 def _scored(is_over: bool) -> Callable[[tuple[tuple[str, float], ...]], Test]:
@@ -342,7 +348,7 @@ def _check_text(check: Check) -> str:
     if value is True:
         return name
     if name in ("call", "attribute"):
-        return f"{name} (" + ", ".join(f"{key} {_value_text(each)}" for key, each in value) + ")"
+        return f"{name} (" + ", ".join(f"{key} {_value_text(each)}" for key, each, *_ in value) + ")"
     if name in ("score_below", "score_over"):
         return f"{name} " + ", ".join(
             f"{bound:g}" if key == "*" else f"{bound:g} of {key}" for key, bound in value

@@ -22,6 +22,10 @@ _CALLS_A_MODEL: Final = (Kind.MODEL, Kind.EMBEDDING)
 _ERROR: Final = StatusCode.ERROR
 _TIMED_OUT: Final = RunStatus.TIMED_OUT.value
 _NOTHING: Final[Mapping[str, Any]] = {}
+_MAX_NUMBER: Final = 10**15  # what foreign code counts may be anything; more is no count
+_RUN_BYTES: Final = 2_500  # of a run without its content, measured
+_TOKEN_BYTES: Final = 4
+_VALUE_BYTES: Final = 120
 
 
 class SpanFacts(NamedTuple):
@@ -108,7 +112,7 @@ def facts_of_span(span: ReadableSpan) -> SpanFacts:
         get(semconv.ERROR_TYPE),
         get(semconv.MODEL_NAME) or get(semconv.MODEL_VERSION),
         tokens,
-        get(semconv.COST_USD),
+        _number(get(semconv.COST_USD)),
         span.start_time or 0,
         span.end_time or span.start_time or 0,
         get(semconv.AGENT_NAME),
@@ -126,11 +130,29 @@ def _scores(events: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[str,
     found = []
     for name, given in events:
         score = given.get(semconv.GEN_AI_EVALUATION_SCORE) if name == semconv.EVENT_EVALUATION else None
-        if isinstance(score, (int, float)):
+        if isinstance(score, (int, float)) and -_MAX_NUMBER <= score <= _MAX_NUMBER:
             found.append((str(given.get(semconv.GEN_AI_EVALUATION_NAME, "")), float(score)))
     return tuple(found)
 
 
-def _sum(*counts: object) -> int | None:
-    known = [count for count in counts if type(count) is int]
-    return sum(known) if known else None
+def bytes_of_run(run: Run) -> int:
+    """What a finished run takes in memory, about: what was said is held by reference until its trace is decided."""
+    size_bytes, usage = _RUN_BYTES, run.outcome.usage
+    if usage is not None:
+        size_bytes += _TOKEN_BYTES * (_sum(usage.input_tokens, usage.output_tokens) or 0)
+    if run.span.attributes:
+        size_bytes += _VALUE_BYTES * len(run.span.attributes)
+    return size_bytes
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) and 0 <= value <= _MAX_NUMBER else None
+
+
+def _sum(given: object, out: object) -> int | None:
+    """Of what is a count; None if neither is."""
+    if type(given) is not int or not 0 <= given <= _MAX_NUMBER:
+        given = None
+    if type(out) is not int or not 0 <= out <= _MAX_NUMBER:
+        return given
+    return out if given is None else given + out

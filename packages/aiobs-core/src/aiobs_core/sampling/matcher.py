@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BY_SUM: Final = ("tokens_over", "cost_over_usd", "latency_over_s")
 _NO_RULE: Final = "no rule"
+_MAX_GROUP_CHARS: Final = 256
 
 
 class Decision(NamedTuple):
@@ -131,10 +132,16 @@ class Matcher:
         known.bits = bits
         return bits != before
 
-    def certain(self, known: Known) -> Decision | None:
-        """The decision, if a rule holds already that keeps the trace whatever still comes."""
-        for ready in self._certain:
-            if ready.holds(known.bits):
+    def certain(self, known: Known, *, has_ended: bool = False) -> Decision | None:
+        """The decision, if a rule holds already that keeps the trace whatever still comes.
+
+        Args:
+            known: What there is of the trace.
+            has_ended: Whether nothing more comes, so that any rule that keeps all of its traces will do.
+        """
+        bits = self._with_operation(known) if has_ended else known.bits
+        for ready in self._rules if has_ended else self._certain:
+            if ready.rule.per_second is None and not ready.threshold and ready.holds(bits):
                 return Decision(True, ready.rule.name, 0)
         return None
 
@@ -166,16 +173,22 @@ class Matcher:
         return [ready.rule for ready in self._rules if ready.holds(known.bits)]
 
     def _at_end(self, known: Known) -> int:
-        bits = known.bits
-        for bit, fits in self._operations:
-            if fits(known.operation):
-                bits |= bit
+        if not isinstance(known.operation, str):  # an adapter may have passed on anything
+            known.operation = None
+        bits = self._with_operation(known) if self._operations else known.bits
         if self._quantiles:
             operation, latency_s = known.operation or "", known.latency_s
             for bit, quantile in self._quantiles:
                 if self._latencies.is_over(operation, latency_s, quantile):
                     bits |= bit
             self._latencies.record(operation, latency_s)
+        return bits
+
+    def _with_operation(self, known: Known) -> int:
+        bits = known.bits
+        for bit, fits in self._operations:
+            if fits(known.operation):
+                bits |= bit
         return bits
 
     def _note_groups(self, known: Known, span: SpanFacts) -> None:
@@ -186,8 +199,8 @@ class Matcher:
             if name in groups or name == "operation":
                 continue
             value = (span.tags[0] if span.tags else None) if name == "tag" else getattr(span, name)
-            if value:
-                groups[name] = value
+            if value and isinstance(value, (str, int)):  # what cannot be hashed is no group
+                groups[name] = str(value)[:_MAX_GROUP_CHARS]
 
     def _group_of(self, known: Known, per: str | None) -> str | None:
         if per is None:

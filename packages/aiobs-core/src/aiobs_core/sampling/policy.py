@@ -89,6 +89,8 @@ def policy_of(table: object, *, default_name: str = "custom") -> SamplingPolicy:
         raise ValueError(
             "a table with a list of rules, such as rules = [{ when = { error = true } }, { keep = 0.01 }]"
         )
+    if not 0 < len(table["rules"]) <= _MAX_RULES:
+        raise ValueError(f"from 1 to {_MAX_RULES} rules, {len(table['rules'])} were given")
     mistakes = [
         f"{name}: no such key, accepted: {', '.join(_POLICY_KEYS)}"
         for name in table
@@ -100,8 +102,6 @@ def policy_of(table: object, *, default_name: str = "custom") -> SamplingPolicy:
             rules.append(_rule_of(given, number))
         except ValueError as error:
             mistakes.append(f"rule {number}: {error}")
-    if not 0 < len(table["rules"]) <= _MAX_RULES:
-        mistakes.append(f"rules: expected from 1 to {_MAX_RULES} of them, got {len(table['rules'])}")
     names = [rule.name for rule in rules]
     mistakes += [
         f"rules: two are named {name}" for name in sorted({name for name in names if names.count(name) > 1})
@@ -191,12 +191,13 @@ def read_policy(given: object) -> SamplingPolicy:
         return PRESETS[text.lower()]
     if "=" in text and not text.endswith(".toml"):
         return policy_of(_parsed(text, "it"))
-    path = Path(text).expanduser()
+    path = Path(text)
     if path.suffix.lower() != ".toml":
         raise ValueError(_accepted())
     try:
+        path = path.expanduser()
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a path with a zero in it, no UTF-8
         raise ValueError(f"a readable file ({path}: {type(error).__name__})") from None
     return policy_of(_parsed(text, str(path)), default_name=path.stem)
 
@@ -208,5 +209,7 @@ def _accepted() -> str:
 def _parsed(text: str, what: str) -> Mapping[str, Any]:
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"rules in TOML ({what} is nested too deep)") from None
     except ValueError as error:
         raise ValueError(f"rules in TOML ({what} cannot be parsed: {' '.join(str(error).split())})") from None

@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from aiobs_core import semconv
 from aiobs_core._run import Run
 from aiobs_core.privacy.foreign import ForeignSpan
-from aiobs_core.sampling.facts import facts_of_run, facts_of_span
+from aiobs_core.sampling.facts import bytes_of_run, facts_of_run, facts_of_span
 from aiobs_core.sampling.matcher import Decision, Known, Matcher
-from aiobs_core.sampling.threshold import (
-    adjusted_count_of,
-    mixed,
-    randomness_of,
-    threshold_in,
-)
+from aiobs_core.sampling.threshold import adjusted_count_of, mixed, randomness_of, upstream_threshold
 from aiobs_core.semconv import metrics as names
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import TraceState
 
     from aiobs_core._operation import AttributeValue
-    from aiobs_core._span import LocalTrace
+    from aiobs_core._span import AgentSpan, LocalTrace
     from aiobs_core.metrics.meters import Meters
     from aiobs_core.metrics.series import Number
     from aiobs_core.sampling.policy import SamplingPolicy
@@ -32,11 +28,7 @@ if TYPE_CHECKING:
 
 _FAR: Final = 1 << 62
 _MAX_DECIDED: Final = 16_384
-_FREED_SHARE: Final = (
-    0.1  # of the buffer at a time, so that finding the traces to give up is not paid for each span
-)
-_RUN_BYTES: Final = 2_500  # of a run without its content, measured
-_TOKEN_BYTES: Final = 4
+_FREED_SHARE: Final = 0.1  # of the buffer at a time: the search for traces to give up has to be rare
 _VALUE_BYTES: Final = 120
 _PARENT: Final = "parent"
 
@@ -71,6 +63,7 @@ class Trace:
         "is_incomplete",
         "known",
         "limit_ns",
+        "matcher",
         "randomness",
         "size_bytes",
         "spans",
@@ -80,8 +73,9 @@ class Trace:
         "upstream",
     )
 
-    def __init__(self, trace_id: int, limit_ns: int) -> None:
+    def __init__(self, trace_id: int, limit_ns: int, matcher: Matcher) -> None:
         self.trace_id = trace_id
+        self.matcher = matcher  # whose bits `known` has
         self.known: Known | None = Known()  # None: nothing can change the decision any more
         self.spans: list[Ended] = []
         self.size_bytes = 0
@@ -90,7 +84,7 @@ class Trace:
         self.has_ended = False
         self.is_incomplete = False  # decided, and changed to kept when some of it was gone
         self.decision: Decision | None = None
-        self.randomness = randomness_of(trace_id)
+        self.randomness = 0  # 56 bits, see `aiobs_core.sampling.threshold`
         self.upstream: int | None = None  # threshold by which somebody before us has kept it
         self.threshold = 0
         self.told: dict[str, AttributeValue] = {}  # on each of its spans, once it is kept
@@ -192,32 +186,52 @@ class TailSampler:
         if not local.sampled:  # by the head sampler, or by whoever called us
             self._spans_dropped.value += 1
             return
-        trace: Trace | None = local.tail
+        trace = None if local.tail is None else self._followed(local, local.tail)
         if trace is None:
-            if span.parent is None and not span.open_children and self._takes_alone(run, now_ns, out):
+            is_alone = span.parent is None and not span.open_children and local.tail is None
+            if is_alone and self._takes_alone(run, now_ns, out):
                 return
-            trace = local.tail = self._trace_of(local.trace_id, now_ns, local)
+            trace = self._trace_of(local.trace_id, now_ns, local.state, is_run=True)
+            trace.is_incomplete = trace.is_incomplete or local.tail is not None
+            local.tail = trace
         known, is_news = trace.known, False
         if known is not None:
             is_news = self._matcher.note(known, facts_of_run(run))
-            if span.is_local_root:
+            if run.above is None:
                 known.operation = run.operation.name
-        self._place(trace, run, _run_bytes(run), is_news, out)
-        if span.is_local_root and trace.decision is None:
-            if not self._is_outermost(run):
+        self._place(trace, run, bytes_of_run(run), is_news, out, has_ended=span.is_local_root)
+        if trace.decision is None and run.above is None:  # a root that is no run does not pass
+            root = span.local_root
+            trace.has_ended = root.end_ns != 0 and self._is_outermost(root)
+            if not trace.has_ended:
                 self._wait(trace, now_ns + self._limits.idle_ns)
-            elif span.open_children:
-                trace.has_ended = True
+            elif root is not span or span.open_children:
                 self._wait(trace, now_ns + self._limits.grace_ns)
             else:
-                trace.has_ended = True
                 self._decide(trace, now_ns, out)
+
+    def _followed(self, local: LocalTrace, trace: Trace) -> Trace | None:
+        """The trace that a run goes on with; None if it is not this sampler's to decide."""
+        if trace.decision is not None and trace.decision.is_kept:
+            return trace
+        if trace.matcher is not self._matcher:  # of another policy, or of the process that forked this one
+            return None
+        decided = self._decided.get(local.trace_id) if trace.decision is not None else None
+        if decided is not None and decided.decision.is_kept:  # type: ignore[union-attr]  # because of another part of it
+            local.tail = decided
+            return decided
+        return trace
 
     def _takes_alone(self, run: Run, now_ns: int, out: list[Ended]) -> bool:
         """Decide a run that is a whole trace by itself, without the bookkeeping of others; False if it is none."""
         local = run.span.trace
         trace_id = local.trace_id
-        if trace_id in self._open or trace_id in self._decided or local.state or not self._is_outermost(run):
+        if (
+            trace_id in self._open
+            or trace_id in self._decided
+            or local.state
+            or not self._is_outermost(run.span)
+        ):
             return False
         known = Known()
         self._matcher.note(known, facts_of_run(run))
@@ -225,7 +239,7 @@ class TailSampler:
         randomness = mixed(trace_id) if self._is_second else randomness_of(trace_id)
         decision = self._matcher.decide(known, randomness, now_ns)
         if decision.is_kept:
-            trace = local.tail = Trace(trace_id, now_ns)
+            trace = local.tail = Trace(trace_id, now_ns, self._matcher)
             trace.has_ended = True
             self._settle(trace, decision, out)
             out.append(self._marked(trace, run))
@@ -240,43 +254,44 @@ class TailSampler:
         if context is None:
             out.append(item)
             return
-        trace = self._trace_of(context.trace_id, now_ns, None)
+        trace = self._trace_of(context.trace_id, now_ns, context.trace_state, is_run=False)
         is_outermost = span.parent is None or span.parent.is_remote
         known, is_news = trace.known, False
         if known is not None:
             is_news = self._matcher.note(known, facts_of_span(span))
             if is_outermost:
                 known.operation = span.name
-        if trace.upstream is None:
-            trace.upstream = threshold_in(context.trace_state)
-        self._place(trace, item, _VALUE_BYTES * (8 + len(span.attributes or ())), is_news, out)
+        size_bytes = _VALUE_BYTES * (8 + len(span.attributes or ()))
+        self._place(trace, item, size_bytes, is_news, out, has_ended=is_outermost)
         if is_outermost and trace.decision is None:
             trace.has_ended = True
             self._decide(trace, now_ns, out)
         elif trace.trace_id in self._ending and not trace.has_ended:
             self._wait(trace, now_ns + self._limits.idle_ns)
 
-    def _trace_of(self, trace_id: int, now_ns: int, local: LocalTrace | None) -> Trace:
+    def _trace_of(self, trace_id: int, now_ns: int, state: TraceState | None, *, is_run: bool) -> Trace:
         trace = self._open.get(trace_id)
         if trace is None:
             decided = self._decided.get(trace_id)
-            if decided is not None and (decided.decision.is_kept or local is None):  # type: ignore[union-attr]
+            if decided is not None and (decided.decision.is_kept or not is_run):  # type: ignore[union-attr]
                 self._decided.move_to_end(trace_id)
                 return decided
             # New, or another part of a trace of which the parts before were dropped: it may have failed since.
-            trace = self._open[trace_id] = Trace(trace_id, now_ns + self._limits.wait_ns)
-            if local is not None:
-                trace.randomness = randomness_of(trace_id, local.state)
-                trace.upstream = threshold_in(local.state)
-            if self._is_second:
-                trace.randomness = mixed(trace_id)
+            limit_ns = now_ns + self._limits.wait_ns
+            trace = self._open[trace_id] = Trace(trace_id, limit_ns, self._matcher)
+            trace.is_incomplete = decided is not None
+            trace.randomness = mixed(trace_id) if self._is_second else randomness_of(trace_id, state)
+        if trace.upstream is None and state:
+            trace.upstream = upstream_threshold(trace_id, state)
         return trace
 
-    def _is_outermost(self, run: Run) -> bool:
-        above = run.span.parent_context
+    def _is_outermost(self, span: AgentSpan) -> bool:
+        above = span.parent_context
         return above is None or above.is_remote or not self._sees_foreign
 
-    def _place(self, trace: Trace, item: Ended, size_bytes: int, is_news: bool, out: list[Ended]) -> None:
+    def _place(
+        self, trace: Trace, item: Ended, size_bytes: int, is_news: bool, out: list[Ended], *, has_ended: bool
+    ) -> None:
         """Hold a span back, or do with it what was decided."""
         if trace.decision is None:
             trace.spans.append(item)
@@ -288,10 +303,11 @@ class TailSampler:
             elif is_news and (certain := self._matcher.certain(trace.known)) is not None:  # type: ignore[arg-type]
                 self._settle(trace, certain, out)
             return
-        if is_news and (certain := self._matcher.certain(trace.known)) is not None:  # type: ignore[arg-type]
-            # It was dropped before its end. It goes on, and from here on it is kept.
-            trace.is_incomplete = True
-            self._settle(trace, certain, out)
+        if (is_news or has_ended) and trace.known is not None:
+            certain = self._matcher.certain(trace.known, has_ended=has_ended)
+            if certain is not None:  # it was dropped before its end; it goes on, and from here on it is kept
+                trace.is_incomplete = True
+                self._settle(trace, certain, out)
         if trace.decision.is_kept:
             out.append(self._marked(trace, item))
         else:
@@ -309,9 +325,12 @@ class TailSampler:
 
     def _settle(self, trace: Trace, decision: Decision, out: list[Ended]) -> None:
         trace.decision = decision
-        self._open.pop(trace.trace_id, None)
+        other = self._open.pop(trace.trace_id, None)
         self._ending.pop(trace.trace_id, None)
+        if other is not None and other is not trace:  # a later part, begun when this one had been dropped
+            self._settle(other, decision, out)
         self._decided[trace.trace_id] = trace
+        self._decided.move_to_end(trace.trace_id)
         if len(self._decided) > _MAX_DECIDED:
             self._decided.popitem(last=False)
         self._count(decision)
@@ -330,8 +349,10 @@ class TailSampler:
             out.extend(self._marked(trace, item) for item in spans)
         else:
             self._spans_dropped.value += len(spans)
-        if decision.is_kept or trace.has_ended:
+        if decision.is_kept:
             trace.known = None
+        elif trace.known is not None:
+            trace.known.groups = None  # who it was is not kept longer than the spans
 
     def _count(self, decision: Decision) -> None:
         key = (decision.is_kept, decision.reason)
@@ -374,12 +395,3 @@ class TailSampler:
             ):
                 return
             self._decide(trace, now_ns, out)
-
-
-def _run_bytes(run: Run) -> int:
-    size_bytes, usage = _RUN_BYTES, run.outcome.usage
-    if usage is not None:  # what was said is held by reference until the decision
-        size_bytes += _TOKEN_BYTES * ((usage.input_tokens or 0) + (usage.output_tokens or 0))
-    if run.span.attributes:
-        size_bytes += _VALUE_BYTES * len(run.span.attributes)
-    return size_bytes

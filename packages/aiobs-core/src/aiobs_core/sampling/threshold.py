@@ -19,6 +19,8 @@ _PRECISION: Final = (
     5  # hexadecimal digits of a threshold that tell something, as the specification suggests at least
 )
 _OTEL: Final = "ot"
+_MAX_ENTRIES: Final = 32
+_MAX_VALUE_CHARS: Final = 256
 _HEX: Final = frozenset("0123456789abcdef")
 
 
@@ -77,12 +79,26 @@ def threshold_in(state: TraceState | None) -> int | None:
     return int(given.ljust(_DIGITS, "0"), 16)
 
 
+def upstream_threshold(trace_id: int, state: TraceState | None) -> int | None:
+    """The threshold by which somebody upstream has kept the trace; None if nobody says so, or it is not to be believed.
+
+    Whoever keeps traces consistently has kept none whose random bits are below the threshold. The specification has such a one
+    ignored: it would weigh what it did not sample.
+    """
+    threshold = threshold_in(state)
+    return threshold if threshold is not None and randomness_of(trace_id, state) >= threshold else None
+
+
 def with_threshold(state: TraceState | None, threshold: int) -> TraceState:
     """The `tracestate` of a kept trace: all that it had, and the threshold."""
     state = TraceState() if state is None else state
     keys = {**_sub_keys(state), "th": f"{threshold:014x}".rstrip("0") or "0"}
     value = ";".join(f"{key}:{keys[key]}" for key in sorted(keys, key=lambda key: key != "th"))
-    return state.update(_OTEL, value) if _OTEL in state else state.add(_OTEL, value)
+    if len(value) > _MAX_VALUE_CHARS:
+        value = f"th:{keys['th']}"
+    # What changed stands first, and of too many entries the last one goes, as W3C says: strangers may send a full list.
+    others = [(key, given) for key, given in state.items() if key != _OTEL]
+    return TraceState([(_OTEL, value), *others[: _MAX_ENTRIES - 1]])
 
 
 def _sub_keys(state: TraceState) -> dict[str, str]:
