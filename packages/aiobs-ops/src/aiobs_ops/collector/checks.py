@@ -227,7 +227,9 @@ _REFUSED: Final[Mapping[str, str]] = {
 _NOTES: Final[Mapping[str, str]] = {
     "cost_over_usd": f"the Collector cannot add over spans; it asks {semconv.COST_TOTAL_USD}, which each outermost run has for "
     "itself and all inside it in its process. What several processes or several runs of one request cost together it does not see.",
-    "latency_over_s": "the Collector counts whole milliseconds, over all processes.",
+    "latency_over_s": "the Collector counts whole milliseconds, over all processes, and keeps what took longer than threshold_ms.",
+    "forced": "keep() is seen; the baggage that asks for it only where a process has put it on a span, as an attribute of the same "
+    "name.",
     "operation": "the name of the outermost run or request of the whole trace; in a process it is that of the process's part. "
     "Outermost model calls and retrievals have the name of their span, such as `chat gpt-4o`.",
 }

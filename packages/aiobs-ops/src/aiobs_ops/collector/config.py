@@ -15,8 +15,6 @@ from aiobs_ops.collector.policies import tail_sampling_policies
 
 CONTRIB_VERSION: Final = "0.157"
 """The first version of otelcol-contrib for which this is written: there `latency` came to mean what is longer."""
-CHECKED_VERSION: Final = "0.160"
-"""The last one whose names and types of options were compared."""
 Tier = Literal["single", "1", "2"]
 """`single`: one Collector decides; `1`: sends all spans of a trace to the same one of the second tier; `2`: decides."""
 _CACHED_PER_TRACE: Final = 10  # decisions that are remembered for late spans
@@ -183,7 +181,7 @@ def _header(policy: SamplingPolicy, tier: Tier, notes: list[str]) -> list[str]:
     }[tier]
     lines = [
         f"OpenTelemetry Collector: {does}.",
-        f"For otelcol-contrib {CONTRIB_VERSION} or later (names compared up to {CHECKED_VERSION}). Made by `aiobs collector sampling`.",
+        f"For otelcol-contrib {CONTRIB_VERSION} or later. Made by `aiobs collector sampling`.",
     ]
     if tier != "1":
         lines.append("Processes that send to it: AIOBS_SAMPLING=all, or they decide before it.")
