@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from collector_by_hand import OttlError, Processor, Span, parsed, received, unquoted
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from opentelemetry import context, propagate
 from traces import (
@@ -92,6 +92,9 @@ WHAT_IS_KEPT: list[tuple[dict[str, Any], set[str]]] = [
     ({"call": {"tokens_over": 899.5}}, {"large_input_only", "large_output_only"}),
     ({"call": {"tokens_over": 800}}, {"large_input_only", "large_output_only"}),
     ({"call": {"tokens_over": 799}}, {"large_input_only", "large_output_only", "two_calls"}),
+    ({"call": {"model": "gpt-3.5*", "tokens_over": 501}}, {"large_call"}),
+    ({"call": {"model": "house*", "tokens_over": 1_999}}, {"large_output_only"}),
+    ({"call": {"model": "house*", "tokens_over": 2_000}}, set()),
     ({"call": {"cost_over_usd": 0.03}}, {"costly", "costly_call_alone"}),
     ({"call": {"latency_over_s": 0.04}}, {"slow_call"}),
     ({"cost_over_usd": 0.05}, {"costly", "costly_call_alone"}),
@@ -266,6 +269,10 @@ def test_any_policy_decides_alike(rules: list[Any], traces: list[Trace], arrived
 
 
 @settings(max_examples=300, deadline=None)
+@example(0.25, 0xC0_0000_0000_0000)
+@example(0.25, 0xC0_0000_0000_0000 - 1)
+@example(0.01, 1 << 127)
+@example(1.0, 0)
 @given(st.floats(0, 1), st.integers(0, (1 << 128) - 1))
 def test_a_share_keeps_the_traces_whose_ids_the_process_keeps(share: float, trace_id: int) -> None:
     policy = policy_of({"rules": [{"keep": share}]})
@@ -276,6 +283,11 @@ def test_a_share_keeps_the_traces_whose_ids_the_process_keeps(share: float, trac
 
 
 @settings(max_examples=500, deadline=None)
+@example("a*b?c[!x]", "a\n\nb\nc\n")
+@example("[]a]", "]")
+@example("[!]a]", "]")
+@example("[b-a]", "a")
+@example("a", "a\n")
 @given(
     st.text(st.sampled_from("ab-*?[]!^.\\$(1é\n")),
     st.text(st.sampled_from("ab-[]!^.\\$(1é\n"), max_size=6),
