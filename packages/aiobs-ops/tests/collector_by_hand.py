@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 try:
     import re2
-except ImportError:  # in the group `dev` only; Python's expressions mean the same in what is generated
+except ImportError:  # in the group `dev` only; Python's expressions can stand in for what is generated
     re2 = None
 
 _MAX_INT = (1 << 63) - 1
@@ -332,9 +332,14 @@ def _is_match(target: Any, pattern: str) -> bool:
     if target is None:
         return False
     assert isinstance(target, str), "the Collector would make a text of it in its own way"
-    return (
-        re2.search(pattern, target) if re2 else re.search(pattern.replace(r"\z", r"\Z"), target)
-    ) is not None
+    return (re2.search(pattern, target) if re2 else re.search(_as_python(pattern), target)) is not None
+
+
+def _as_python(pattern: str) -> str:
+    """Two spellings differ."""
+    return re.sub(r"\\x\{([0-9A-F]+)\}", lambda found: rf"\U{int(found[1], 16):08x}", pattern).replace(
+        r"\z", r"\Z"
+    )
 
 
 def _contains(target: Any, item: Any) -> bool:
