@@ -117,6 +117,8 @@ def _add_request(run: Run, attributes: dict[str, Any]) -> None:
         request_id = f"{run.span.trace.trace_id:032x}"
     if request_id:
         attributes[semconv.REQUEST_ID] = request_id
+    if run.span.is_local_root and run.span.trace.is_forced:
+        attributes[semconv.SAMPLING_KEEP] = True  # whoever decides after us has to know
     if session_id:
         attributes[semconv.SESSION_ID] = session_id
 
