@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._run import Reader, Run
 from aiobs_core._span import AgentSpan
+from aiobs_core._switches import LOGS, TRACES
 from aiobs_core.logs.stage import Logs
 from aiobs_core.privacy.foreign import ForeignSpan
 from aiobs_core.privacy.stage import Privacy
@@ -67,15 +68,17 @@ class Corridor:
         from aiobs_core.pricing.stage import Pricer
 
         settings, health, meters, privacy = self._settings, self._health, self._meters, self._privacy
-        measure = Measure(settings, meters, privacy) if settings.metrics else None
-        stages: tuple[tuple[str, Stage | None], ...] = (
+        measure = Measure(settings, meters, privacy)
+        stages: tuple[tuple[str, Stage], ...] = (
             ("read", self._read),
             ("price", Pricer(settings, health, meters, privacy).price),
-            ("measure", None if measure is None else measure.measure),
+            ("measure", measure.measure),
+            ("switch", _wanted),
             ("decide", _decide),
-            ("mark", None if measure is None else measure.mark),
+            ("mark", measure.mark),
             ("mask", privacy.mask),
             ("log", self.logs.note),
+            ("switch", _traced),
             ("render", Renderer(settings, self._destinations.resource, health, privacy)),
             ("deliver", self._destinations.deliver),
         )
@@ -83,7 +86,6 @@ class Corridor:
             return tuple(
                 (name, stage, meters.number(names.TELEMETRY_OVERHEAD, ((names.WORK, name),)))
                 for name, stage in stages
-                if stage is not None
             )
 
     def __call__(self, batch: Sequence[InCorridor]) -> None:
@@ -126,10 +128,21 @@ class Corridor:
                 self._ways_out = Outlets(self._settings, self._health, self._meters, resource)
         return self._ways_out
 
+    def apply(self, settings: Settings) -> None:
+        """Use other settings, of which only light ones differ, from now on. From any thread."""
+        has_new_level = settings.log_level != self._settings.log_level
+        self._settings = settings
+        if has_new_level:
+            self.logs.apply(settings)
+
     def keep(self) -> int:
         """Do what is due beside batches; returns when to be called again (`perf_counter_ns`)."""
         has_counted, self._has_counted = self._has_counted, False
-        return self._outlets.keep(has_changed=has_counted)
+        outlets = self._outlets
+        if not outlets.is_open and self._settings.metrics:
+            with uninterrupted_by_fork():
+                outlets.open(self._settings)
+        return outlets.keep(has_changed=has_counted)
 
     def flush(self, timeout_s: float) -> bool:
         """Deliver what has passed; False if that was not possible in time."""
@@ -174,6 +187,16 @@ class Corridor:
             else:
                 out.append(item)
         return out
+
+
+def _wanted(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+    """Leave out the runs that had to be measured only: nobody has to decide about them."""
+    return [item for item in batch if type(item) is not Run or item.span.trace.signals & (TRACES | LOGS)]
+
+
+def _traced(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+    """Leave out the runs whose spans are switched off: nothing is rendered of them."""
+    return [item for item in batch if type(item) is not Run or item.span.trace.signals & TRACES]
 
 
 def _decide(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
