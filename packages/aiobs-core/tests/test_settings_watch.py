@@ -184,7 +184,7 @@ def test_privacy_closes_where_the_new_file_is_wrong_about_it(file: Path, text: s
     replace(file, text)
     told = one.look()
     assert told
-    now = {**{"content": one.settings.content, "privacy_policy": one.settings.privacy_policy}, **told}
+    now = {"content": one.settings.content, "privacy_policy": one.settings.privacy_policy, **told}
     assert ("prompts", "none") in now["content"] or now["privacy_policy"].name == "closed"
 
 

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from aiobs_core import Kind, Operation, Outcome, Recorder, Settings
+from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, SettingsError
 from aiobs_core.metrics.series import Point
 from aiobs_core.semconv import metrics as names
 from aiobs_testing.rotel import free_ports
@@ -257,9 +257,28 @@ def test_named_settings_change_alone(recording: Any) -> None:
     one.run("second")
     assert one.spans() == ["first", "second"]
     assert one.recorder.settings.metadata_keys == ("tenant",)
-    with pytest.raises(TypeError, match="colour"):
-        one.recorder.apply({"colour": "blue"})
-    assert one.spans() == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": "blue"}, "colour: no such setting"),
+        ({"enabled": False, "traces": "perhaps"}, "traces: expected true or false, got 'perhaps'"),
+    ],
+)
+def test_what_is_no_setting_is_refused_as_a_whole(recording: Any, changes: Any, message: str) -> None:
+    one = recording()
+    with pytest.raises(SettingsError, match=message):
+        one.recorder.apply(changes)
+    assert one.recorder.settings.enabled
+    one.run("goes on")
+    assert one.spans() == ["on"]
+
+
+def test_words_are_taken_as_the_environment_takes_them(recording: Any) -> None:
+    one = recording()
+    one.recorder.apply({"enabled": "no", "metadata_keys": ["tenant"]})
+    assert (one.recorder.settings.enabled, one.recorder.settings.metadata_keys) == (False, ("tenant",))
 
 
 def test_switches_leave_everything_open(recording: Any) -> None:

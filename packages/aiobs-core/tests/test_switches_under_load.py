@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,16 +196,6 @@ def flip_by_file(board: Switchboard, stop: threading.Event, folder: Path) -> Non
         assert not watch._thread.is_alive()
 
 
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    handler, logger = Lines(), logging.getLogger("aiobs.requests")
-    propagates, logger.propagate = logger.propagate, False  # a minute of them is nothing for a report
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
-    logger.propagate = propagates
-
-
 def rss_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -221,7 +211,15 @@ def total(recorder: Recorder, **attributes: str) -> float:
     )
 
 
-def flip_under_load(flip: Any, duration_s: float, folder: Path, lines: Lines) -> None:
+def flip_under_load(flip: Any, duration_s: float, folder: Path) -> None:
+    logger, lines = logging.getLogger("aiobs.requests"), Lines()
+    with pytest.MonkeyPatch.context() as patch:  # pytest's own handler would keep the records of a minute
+        patch.setattr(logger, "propagate", False)
+        patch.setattr(logger, "handlers", [lines])
+        _flip_under_load(flip, duration_s, folder, lines)
+
+
+def _flip_under_load(flip: Any, duration_s: float, folder: Path, lines: Lines) -> None:
     given = {
         "log": "logging",
         "store": "off",
@@ -300,11 +298,11 @@ def flip_under_load(flip: Any, duration_s: float, folder: Path, lines: Lines) ->
 
 
 @pytest.mark.parametrize("flip", [flip_by_apply, flip_by_file])
-def test_flipping_under_load_loses_nothing(flip: Any, tmp_path: Path, lines: Lines) -> None:
-    flip_under_load(flip, 2.5, tmp_path, lines)
+def test_flipping_under_load_loses_nothing(flip: Any, tmp_path: Path) -> None:
+    flip_under_load(flip, 2.5, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("flip", [flip_by_apply, flip_by_file])
-def test_flipping_for_a_minute_loses_nothing(flip: Any, tmp_path: Path, lines: Lines) -> None:
-    flip_under_load(flip, 60, tmp_path, lines)
+def test_flipping_for_a_minute_loses_nothing(flip: Any, tmp_path: Path) -> None:
+    flip_under_load(flip, 60, tmp_path)

@@ -13,7 +13,6 @@ import atexit
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -269,10 +268,13 @@ class Recorder:
         Open runs end under the new ones; which signals leave was settled when their trace began. The switches (`enabled`,
         `traces`, `metrics`, `logs`) and `log_level` alone keep everything in place; any other change delivers what is
         queued and opens the destinations anew with the next run. Blocks for at most `export_timeout_s`.
+
+        Raises:
+            SettingsError: If the mapping has a name or a value that is none; nothing is changed then.
         """
         with self._apply_lock:
             stays = not isinstance(settings, Settings)
-            new = replace(self._settings, **settings) if not isinstance(settings, Settings) else settings  # type: ignore[arg-type]  # named by the caller
+            new = settings if isinstance(settings, Settings) else self._settings.with_changes(settings)
             self._pipeline.switch(new)  # before a run is let in
             self._take(new)
             self._sweeper.apply(new)

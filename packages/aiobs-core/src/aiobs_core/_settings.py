@@ -240,6 +240,26 @@ class Settings(LogSettings):
         """Whether anything is recorded: the master switch, and that of one signal at least."""
         return self.enabled and (self.traces or self.metrics or self.logs)
 
+    def with_changes(self, changes: Mapping[str, object]) -> Settings:
+        """These settings with others in some places, by name.
+
+        Raises:
+            SettingsError: If there is no setting of a name, or it does not take the value.
+        """
+        known = {item.name: item for item in fields(self)}
+        problems = unknown_names(changes, known, "argument")
+        changed: dict[str, Any] = {}
+        for name in changes.keys() & known.keys():
+            value = changes[name]
+            if isinstance(
+                value, (str, bool, int, float, list)
+            ):  # anything else is what such a one would become
+                value = first_valid([(value, name, "argument")], known[name], problems, getattr(self, name))
+            changed[name] = value
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return replace(self, **changed)
+
     def differs_lightly(self, other: Settings) -> bool:
         """Whether at most those settings differ that change while everything stays open."""
         light = {item.name: getattr(self, item.name) for item in fields(self) if item.metadata["light"]}
