@@ -214,6 +214,25 @@ def test_runs_that_began_while_on_end_while_off(recording: Any) -> None:
     assert (one.spans(), one.counted(), one.recorder.open_runs) == (["planner"], 1, 0)
 
 
+def test_a_run_that_was_let_in_at_the_last_moment_leaves(recording: Any) -> None:
+    """Switched off between the question whether anything is wanted and the beginning of the trace."""
+    one = recording()
+
+    class Key:
+        is_armed = True
+
+        def __hash__(self) -> int:
+            if self.is_armed:
+                self.is_armed = False
+                one.recorder.apply(dict.fromkeys(SIGNALS, False))
+            return 7
+
+    key = Key()
+    assert one.recorder.start(key, AGENT, make_current=False) is not None
+    one.recorder.end(key)
+    assert (one.spans(), one.counted(), one.lines()) == (["planner"], 1, ["planner"])
+
+
 # --- other people's spans ---------------------------------------------------------------------------------------------
 
 
