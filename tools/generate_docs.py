@@ -76,9 +76,16 @@ aiobs_core.configure(enabled=False)  # an incident: stop recording now
 aiobs_core.configure()  # back to environment, file and defaults
 ```
 
-Runs that are open when the settings change end under the new ones. Any change but that of `enabled` delivers what is waiting and opens
-the destinations anew with the next run.
+A change of the file holds within two seconds, too: [switching it off and on](guides/feature-switch.md).
+
+Runs that are open when the settings change end under the new ones. {_light()} change at once, with everything
+open; any other change delivers what is waiting and opens the destinations anew with the next run.
 """
+
+
+def _light() -> str:
+    *names, last = [f"`{item.name}`" for item in fields(Settings) if item.metadata["light"]]
+    return f"{', '.join(names)} and {last}"
 
 
 def semantic_conventions() -> str:

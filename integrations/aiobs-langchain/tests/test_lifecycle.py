@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import random
 import sys
 import threading
+import time
 from dataclasses import replace
 from operator import add as concatenate
 from typing import Annotated, Any
@@ -298,6 +300,72 @@ def test_a_handler_switched_off_while_runs_are_open_still_ends_them(subject):
     subject.recorder.apply(settings)
     FakeChat(model="fake-3").invoke("q", subject.config())
     assert names(kind(subject.all_ended(), "model")) == ["chat fake-1", "chat fake-3"]
+
+
+def test_without_traces_every_call_is_counted(subject):
+    subject.counts_runs = False
+    subject.recorder.apply({"traces": False})
+    before = requests_counted(subject)
+    for _ in range(5):
+        chain_of(FakeChat()).invoke({"q": "q"}, subject.config())
+    assert subject.all_ended() == []
+    assert requests_counted(subject) == before + 5
+    subject.recorder.apply({"traces": True})
+    chain_of(FakeChat()).invoke({"q": "q"}, subject.config())
+    assert len(kind(subject.all_ended(), "model")) == 1
+
+
+def requests_counted(subject):
+    return sum(
+        point.value
+        for family in subject.recorder.metrics.snapshot()
+        if family.metric.name == "ai.agent.requests"
+        for point in family.points
+        if {"operation": "chat", "framework": "langchain"}.items() <= dict(point.attributes).items()
+    )
+
+
+@pytest.mark.parametrize("duration_s", [2.0, pytest.param(60.0, marks=pytest.mark.soak)])
+def test_switches_that_are_flipped_under_streams_and_threads_break_nothing(subject, duration_s):
+    """Answers as ever, no run stays open, no span without its parent, and as many counted as without."""
+    subject.counts_runs = False  # those that were begun while traces were off are not exported
+    stop, failed, answers = threading.Event(), [], []
+
+    def work():
+        count = 0
+        try:
+            while not stop.is_set():
+                chain = chain_of(FakeChat())
+                assert chain.invoke({"q": "q"}, subject.config()).content == "hello world foo"
+                parts = chain.stream({"q": "q"}, subject.config())
+                assert [part.content for part in parts if part.content] == ["hello", "world", "foo"]
+                count += 2
+        except BaseException as error:
+            failed.append(error)
+        answers.append(count)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    before, counted = threading.active_count(), requests_counted(subject)
+    for thread in threads:
+        thread.start()
+    chance, ends_s = random.Random(3), time.monotonic() + duration_s
+    while time.monotonic() < ends_s:
+        name = chance.choice(["enabled", "traces", "metrics", "logs"])
+        subject.recorder.apply({name: not getattr(subject.recorder.settings, name)})
+        time.sleep(0.003)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    subject.recorder.apply(dict.fromkeys(["enabled", "traces", "metrics", "logs"], True))
+    assert failed == []
+    spans = subject.all_ended()
+    ids = [span.context.span_id for span in spans]
+    assert len(ids) == len(set(ids)) > 0
+    assert {span.parent.span_id for span in spans if span.parent} <= set(ids)
+    assert 0 < len(kind(spans, "model")) < sum(answers)
+    assert 0 < requests_counted(subject) - counted < sum(answers)
+    assert "spans.dropped" not in subject.recorder.health.counts()
+    assert threading.active_count() <= before + 1  # the worker
 
 
 # --- many at once -------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._run import Reader, Run
 from aiobs_core._span import AgentSpan
+from aiobs_core._switches import LOGS, TRACES
 from aiobs_core.logs.stage import Logs
 from aiobs_core.privacy.foreign import ForeignSpan
 from aiobs_core.privacy.stage import Privacy
@@ -75,16 +76,18 @@ class Corridor:
         from aiobs_core.sampling.stage import Decide
 
         settings, health, meters, privacy = self._settings, self._health, self._meters, self._privacy
-        measure = Measure(settings, meters, privacy) if settings.metrics else None
+        measure = Measure(settings, meters, privacy)
         self._decide = decide = Decide(settings, meters, self._destinations)
-        stages: tuple[tuple[str, Stage | None], ...] = (
+        stages: tuple[tuple[str, Stage], ...] = (
             ("read", self._read),
             ("price", Pricer(settings, health, meters, privacy).price),
-            ("measure", None if measure is None else measure.measure),
+            ("measure", measure.measure),
+            ("switch", _wanted),
             ("decide", decide.decide),
-            ("mark", None if measure is None else measure.mark),
+            ("mark", measure.mark),
             ("mask", privacy.mask),
             ("log", self.logs.note),
+            ("switch", _traced),
             ("render", Renderer(settings, self._destinations.resource, health, privacy)),
             ("deliver", self._destinations.deliver),
         )
@@ -92,7 +95,6 @@ class Corridor:
             return tuple(
                 (name, stage, meters.number(names.TELEMETRY_OVERHEAD, ((names.WORK, name),)))
                 for name, stage in stages
-                if stage is not None
             )
 
     def __call__(self, batch: Sequence[InCorridor]) -> None:
@@ -136,6 +138,13 @@ class Corridor:
                 self._ways_out = Outlets(self._settings, self._health, self._meters, resource)
         return self._ways_out
 
+    def apply(self, settings: Settings) -> None:
+        """Use other settings, of which only light ones differ, from now on. From any thread."""
+        has_new_level = settings.log_level != self._settings.log_level
+        self._settings = settings
+        if has_new_level:
+            self.logs.apply(settings)
+
     def keep(self) -> int:
         """Do what is due beside batches; returns when to be called again (`perf_counter_ns`)."""
         waiting = self._decide
@@ -144,7 +153,11 @@ class Corridor:
             self._pass_waiting(waiting.due)
             next_ns = max(waiting.next_ns(), now_ns + _PAUSE_NS)
         has_counted, self._has_counted = self._has_counted, False
-        return min(next_ns, self._outlets.keep(has_changed=has_counted))
+        outlets = self._outlets
+        if not outlets.is_open and self._settings.metrics:
+            with uninterrupted_by_fork():
+                outlets.open(self._settings)
+        return min(next_ns, outlets.keep(has_changed=has_counted))
 
     def _release(self, *, everything: bool) -> None:
         if self._decide is not None:
@@ -205,6 +218,16 @@ class Corridor:
             else:
                 out.append(item)
         return out
+
+
+def _wanted(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+    """Leave out the runs that had to be measured only: nobody has to decide about them."""
+    return [item for item in batch if type(item) is not Run or item.span.trace.signals & (TRACES | LOGS)]
+
+
+def _traced(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+    """Leave out the runs whose spans are switched off: nothing is rendered of them."""
+    return [item for item in batch if type(item) is not Run or item.span.trace.signals & TRACES]
 
 
 def _left_s(timeout_s: float, started_s: float) -> float:

@@ -21,6 +21,7 @@ from opentelemetry.trace import Span, SpanContext
 
 from aiobs_core._context import RUN_KEY, SPAN_KEY
 from aiobs_core._span import AgentSpan
+from aiobs_core._switches import TRACES
 
 running_loop: Final = asyncio._get_running_loop  # noqa: SLF001 (get_running_loop() raises where there is none: slow)
 _OPAQUE: Final = ("async_generator_asend", "async_generator_athrow", "anext_awaitable")
@@ -98,8 +99,10 @@ def foreign_parent(
     foreign = outer.get_span_context()
     if not foreign.is_valid or not (parent is None or parent is enclosing):
         return parent, None
-    if parent is None and enclosing is not None and enclosing.trace.trace_id == foreign.trace_id:
-        parent = enclosing
+    if parent is None and enclosing is not None:
+        is_seen = enclosing.trace.signals & TRACES  # where it is not, their span could not know of its trace
+        if not is_seen or enclosing.trace.trace_id == foreign.trace_id:
+            parent = enclosing
     return parent, foreign
 
 

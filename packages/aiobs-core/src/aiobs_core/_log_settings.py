@@ -53,6 +53,13 @@ def _logs_exporter(value: object) -> tuple[str, ...]:
 class LogSettings(SignalSettings):  # a chain: of two bases with slots no class can be made
     """What is logged of requests, and where."""
 
+    logs: bool = setting(
+        values.boolean,
+        True,
+        "AIOBS_LOGS",
+        "Write log lines and emit log records, where `AIOBS_LOG` or an endpoint says where they go.",
+        light=True,
+    )
     log: str = setting(
         _log,
         "off",
@@ -66,6 +73,7 @@ class LogSettings(SignalSettings):  # a chain: of two bases with slots no class 
         "AIOBS_LOG_LEVEL OBS_LOG_LEVEL",
         "`INFO`: a line per request; `DEBUG`: also one for each run's start and end; `WARN`: retries; `ERROR`: errors and "
         "time-outs. Of OpenTelemetry log records, too.",
+        light=True,
     )
     log_level_file: str = setting(
         values.text,

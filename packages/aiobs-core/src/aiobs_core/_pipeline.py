@@ -11,7 +11,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import attach, set_value
@@ -25,6 +24,7 @@ from aiobs_core._health import Health
 from aiobs_core._keep import is_forced
 from aiobs_core._run import Reader
 from aiobs_core._span import NEW_TRACE_SAMPLED, AgentSpan, LocalTrace, new_span_id, new_trace_id
+from aiobs_core._switches import ALL, signals_of
 from aiobs_core.export.destinations import Destinations
 from aiobs_core.metrics.active import ActiveRuns
 from aiobs_core.metrics.meters import Meters
@@ -77,8 +77,9 @@ class Pipeline:
         self._exporters = exporters
         self._tracer_provider = tracer_provider
         self.is_open = False
-        self.takes_foreign_spans = settings.enabled
         self._samples = not settings.sampling.keeps_all
+        self._signals = ALL
+        self.switch(settings)
         self.new_span_id = new_span_id
         self._new_trace_id = new_trace_id
         self._destinations: Destinations | None = None
@@ -158,10 +159,16 @@ class Pipeline:
             kept = result.decision is Decision.RECORD_AND_SAMPLE
             sampled = flags | TraceFlags.SAMPLED if kept else flags & ~TraceFlags.SAMPLED
             flags, state = TraceFlags(sampled), result.trace_state or state
-        trace = LocalTrace(trace_id, flags, state)
+        trace = LocalTrace(trace_id, flags, state, self._signals)
         if self._samples:  # who drops nothing need not ask what has to be kept
             trace.is_forced = is_forced(context)
         return trace
+
+    def switch(self, settings: Settings) -> None:
+        """Use these switches for the traces that begin from now on."""
+        self.takes_foreign_spans = settings.enabled and settings.traces
+        # With none there are no runs, but for those that asked a moment ago whether they are wanted, and were told so.
+        self._signals = signals_of(settings) or self._signals
 
     def open(self) -> None:
         """Find or make the TracerProvider and assemble the stages; once per process and configuration."""
@@ -204,22 +211,22 @@ class Pipeline:
         *,
         exporters: Sequence[SpanExporter] | None,
         tracer_provider: TracerProvider | None,
+        stays: bool = False,
     ) -> None:
         """Deliver what is queued, then use the new settings and destinations; what is light changes at once."""
         with self._lock:  # a run that starts while the old destinations close opens the new ones
-            light = replace(settings, enabled=self._settings.enabled, log_level=self._settings.log_level)
-            if light == self._settings and exporters is None and tracer_provider is None:
-                has_new_level = settings.log_level != self._settings.log_level
+            gives_none = exporters is None and tracer_provider is None
+            if gives_none and settings.differs_lightly(self._settings):
                 self._settings = settings
-                if has_new_level and self._corridor is not None:
-                    self._corridor.logs.apply(settings)
+                if self._corridor is not None:
+                    self._corridor.apply(settings)
                 return
             timeout_s, was_open = self._settings.export_timeout_s, self.is_open
             self._settings = settings
             self._queue_size = settings.queue_size
             self._samples = not settings.sampling.keeps_all
-            self._exporters = exporters
-            self._tracer_provider = tracer_provider
+            if not (stays and gives_none):
+                self._exporters, self._tracer_provider = exporters, tracer_provider
         if was_open:
             self.shutdown(timeout_s)
 

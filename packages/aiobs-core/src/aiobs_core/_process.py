@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from aiobs_core._recorder import Recorder
-from aiobs_core._settings import Settings
+from aiobs_core._settings import settings_file
+from aiobs_core._settings_watch import SettingsWatch
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _EXPORTERS_READY_S: Final = 3.0
 
 _recorder: Recorder | None = None
+_watch: SettingsWatch | None = None
 _lock = threading.Lock()
 
 
@@ -26,10 +28,27 @@ def get_recorder() -> Recorder:
     """The recorder of this process, made from environment and settings file when first asked for."""
     recorder = _recorder
     if recorder is None:
-        loaded = Settings.load()
-        with _lock:  # another thread may have configured it meanwhile: its settings stay
-            recorder = _recorder or _make(Recorder(loaded))
+        watch = _watch_of_file()
+        with watch.lock:
+            recorder = _recorder  # another thread may have configured it meanwhile: its settings stay
+            if recorder is None:
+                loaded = watch.load({})
+                with _lock:
+                    recorder = _recorder or _make(Recorder(loaded))
+                watch.start()
     return recorder
+
+
+def _watch_of_file() -> SettingsWatch:
+    """The one that follows the settings file of the environment."""
+    global _watch
+    path = settings_file()
+    with _lock:
+        if _watch is None or _watch.path != path:
+            if _watch is not None:
+                _watch.stop()
+            _watch = SettingsWatch(path, lambda changes: get_recorder().apply(changes))
+        return _watch
 
 
 def _make(recorder: Recorder) -> Recorder:
@@ -53,6 +72,8 @@ def _before_threads_end() -> None:
     of `atexit`, which delivers the rest, comes too late for that. The hook is the one of `concurrent.futures`: private,
     and there since Python 3.9.
     """
+    if _watch is not None:
+        _watch.stop()
     if _recorder is not None:
         _recorder.wait_until_ready(_EXPORTERS_READY_S)
 
@@ -85,12 +106,15 @@ def configure(
         >>> recorder.settings.console
         'off'
     """
-    loaded = Settings.load(None, settings, strict=strict)
-    with _lock:
-        if _recorder is None:
-            return _make(Recorder(loaded, exporters=exporters, tracer_provider=tracer_provider))
-        recorder = _recorder
-    recorder.apply(loaded, exporters=exporters, tracer_provider=tracer_provider)
+    watch = _watch_of_file()
+    with watch.lock:  # what the file says next comes after what this says
+        loaded = watch.load(settings, strict=strict)
+        watch.start()
+        with _lock:
+            if _recorder is None:
+                return _make(Recorder(loaded, exporters=exporters, tracer_provider=tracer_provider))
+            recorder = _recorder
+        recorder.apply(loaded, exporters=exporters, tracer_provider=tracer_provider)
     return recorder
 
 
@@ -104,11 +128,22 @@ def shutdown(timeout_s: float | None = None) -> bool:
     return _recorder.shutdown(timeout_s) if _recorder is not None else True
 
 
-def _after_fork_in_child() -> None:
-    global _lock
+def _renew_locks() -> None:
+    global _lock  # another thread of the parent may have held them
     _lock = threading.Lock()
+    if _watch is not None:
+        _watch.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # now: the first recorder may be in the making when another thread forks
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _after_fork_in_child() -> None:
     if _recorder is not None:
         _recorder.after_fork_in_child()
+        if _watch is not None:
+            _watch.after_fork_in_child()
         processes = sys.modules.get("multiprocessing.util")
         if processes is not None:  # its children leave without running exit handlers, but not without these
             processes.Finalize(None, _recorder.shutdown, exitpriority=10)

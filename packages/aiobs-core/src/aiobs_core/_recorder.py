@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +25,7 @@ from aiobs_core._inside import foreign_parent, innermost, is_inside, leave, note
 from aiobs_core._open_run import OpenRuns, TransparentRun, http_status, pauses
 from aiobs_core._operation import Operation, RunStatus
 from aiobs_core._pipeline import Pipeline
+from aiobs_core._settings import Settings
 from aiobs_core._span import AgentSpan
 from aiobs_core._streams import following, is_iterator
 from aiobs_core._sweeper import Sweeper
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import TracerProvider
 
-    from aiobs_core._settings import Settings
     from aiobs_core._span import OperationSource, OutcomeSource
     from aiobs_core.metrics.meters import Meters
 
@@ -76,7 +76,7 @@ class Recorder:
         self._max_open_runs = settings.max_open_runs
         self._chain_spans = settings.chain_spans
         self._keeps_errors = keeps_errors(settings)
-        self._off = not settings.enabled
+        self._off = not settings.is_on
 
     # --- the four verbs ---------------------------------------------------------------------------------------
 
@@ -258,27 +258,30 @@ class Recorder:
 
     def apply(
         self,
-        settings: Settings,
+        settings: Settings | Mapping[str, object],
         *,
         exporters: Sequence[SpanExporter] | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
-        """Switch settings at run time; open runs end under the new ones.
+        """Switch settings at run time: all, or those named in a mapping, with which the others and the destinations stay.
 
-        `enabled` and `log_level` alone keep everything else in place; any other change delivers what is queued and opens
-        the destinations anew with the next run. Blocks for at most `export_timeout_s`.
+        Open runs end under the new ones; which signals leave was settled when their trace began. The switches (`enabled`,
+        `traces`, `metrics`, `logs`) and `log_level` alone keep everything in place; any other change delivers what is
+        queued and opens the destinations anew with the next run. Blocks for at most `export_timeout_s`.
+
+        Raises:
+            SettingsError: If the mapping has a name or a value that is none; nothing is changed then.
         """
         with self._apply_lock:
-            self._take(settings)
-            self._pipeline.takes_foreign_spans = settings.enabled
-            self._sweeper.apply(settings)
-            self._pipeline.reconfigure(settings, exporters=exporters, tracer_provider=tracer_provider)
+            stays = not isinstance(settings, Settings)
+            new = settings if isinstance(settings, Settings) else self._settings.with_changes(settings)
+            self._pipeline.switch(new)  # before a run is let in
+            self._take(new)
+            self._sweeper.apply(new)
+            self._pipeline.reconfigure(new, exporters=exporters, tracer_provider=tracer_provider, stays=stays)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Deliver every run that has ended so far.
-
-        Args:
-            timeout_s: Seconds to wait; `export_timeout_s` of the settings if None.
+        """Deliver every run that has ended so far, in `timeout_s` or the settings' `export_timeout_s`.
 
         Returns: False if something could not be delivered in time, or was lost since the last flush.
         """

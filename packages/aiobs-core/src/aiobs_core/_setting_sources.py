@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, field
@@ -27,6 +28,7 @@ def setting(
     *,
     closed: tuple[object, str] | None = None,
     secret: bool = False,
+    light: bool = False,
 ) -> Any:
     """A field of `Settings`.
 
@@ -37,6 +39,7 @@ def setting(
         help_: For the page of settings.
         closed: What an invalid value gives instead of the next source's, and what that means: privacy fails closed.
         secret: The value is never shown.
+        light: It changes while the process runs and everything stays open; any other opens the destinations anew.
     """
     metadata = {
         "parse": parse,
@@ -44,16 +47,18 @@ def setting(
         "help": help_,
         "closed": closed,
         "secret": secret,
+        "light": light,
     }
     return field(default=default, metadata=metadata, repr=not secret)
 
 
 def first_valid(
-    candidates: list[tuple[object, str, str]], item: Field[object], problems: list[str]
+    candidates: list[tuple[object, str, str]], item: Field[object], problems: list[str], otherwise: object
 ) -> object:
+    """The value of the first candidate that has a valid one; `otherwise` where none has."""
     parse, closed, is_secret = item.metadata["parse"], item.metadata["closed"], item.metadata["secret"]
     rejected: list[str] = []
-    value: object = item.default
+    value: object = otherwise
     for given, name, source in candidates:
         try:
             value = parse(given)
@@ -85,8 +90,10 @@ def meant_by(unknown: set[str], known: Mapping[str, object]) -> set[str]:
     return {match for name in unknown for match in get_close_matches(name, known, n=1, cutoff=0.8)}
 
 
-def read_file(path: str, known: Mapping[str, object], problems: list[str]) -> Mapping[str, object] | None:
-    """The table of settings in the file; None if it cannot be read."""
+def read_file(
+    path: str, known: Mapping[str, object], problems: list[str], *, stays: bool = False
+) -> Mapping[str, object] | None:
+    """The table of settings in the file; None if it cannot be read, and `stays` is whether that changes nothing then."""
     if not path:
         return {}
     try:
@@ -94,7 +101,11 @@ def read_file(path: str, known: Mapping[str, object], problems: list[str]) -> Ma
     except (OSError, ValueError, RecursionError) as error:
         problems.append(
             f"{CONFIG_FILE_VARIABLE}: cannot read {path!r} as TOML ({type(error).__name__}: {error}); "
-            "using environment and defaults; what they do not say of privacy is closed."
+            + (
+                "the settings stay as they are."
+                if stays
+                else "using environment and defaults; what they do not say of privacy is closed."
+            )
         )
         return None
     section = table.get("aiobs", table)
@@ -103,6 +114,15 @@ def read_file(path: str, known: Mapping[str, object], problems: list[str]) -> Ma
         return None
     problems.extend(unknown_names(section, known, path))
     return section
+
+
+def state_of_file(path: str) -> tuple[int, int, int, int] | None:
+    """What differs once a file was written or replaced, also behind a link; None where there is none. Takes 2 µs."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (a name that may be none: `Path` asks more)
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
 
 
 def unknown_names(given: Mapping[str, object], known: Mapping[str, object], source: str) -> list[str]:

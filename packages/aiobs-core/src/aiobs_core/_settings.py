@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from aiobs_core import _setting_values as values
@@ -49,6 +49,15 @@ class Settings(LogSettings):
         True,
         "AIOBS_ENABLED OBSERVABILITY_ENABLED",
         "Master switch. `OTEL_SDK_DISABLED=true` wins over it.",
+        light=True,
+    )
+    traces: bool = setting(
+        values.boolean,
+        True,
+        "AIOBS_TRACES",
+        "Export, store and print spans. Off: none is rendered, and those of other instrumentations are not taken; runs are "
+        "measured and logged all the same.",
+        light=True,
     )
     console: str = setting(
         values.choice("auto", "off", "summary", "tree"),
@@ -226,6 +235,36 @@ class Settings(LogSettings):
         "is set; `console`: print the tree.",
     )
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is recorded: the master switch, and that of one signal at least."""
+        return self.enabled and (self.traces or self.metrics or self.logs)
+
+    def with_changes(self, changes: Mapping[str, object]) -> Settings:
+        """These settings with others in some places, by name.
+
+        Raises:
+            SettingsError: If there is no setting of a name, or it does not take the value.
+        """
+        known = {item.name: item for item in fields(self)}
+        problems = unknown_names(changes, known, "argument")
+        changed: dict[str, Any] = {}
+        for name in changes.keys() & known.keys():
+            value = changes[name]
+            if isinstance(
+                value, (str, bool, int, float, list)
+            ):  # anything else is what such a one would become
+                value = first_valid([(value, name, "argument")], known[name], problems, getattr(self, name))
+            changed[name] = value
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return replace(self, **changed)
+
+    def differs_lightly(self, other: Settings) -> bool:
+        """Whether at most those settings differ that change while everything stays open."""
+        light = {item.name: getattr(self, item.name) for item in fields(self) if item.metadata["light"]}
+        return replace(other, **light) == self
+
     @classmethod
     def load(
         cls,
@@ -233,6 +272,7 @@ class Settings(LogSettings):
         overrides: Mapping[str, object] | None = None,
         *,
         strict: bool = False,
+        before: Settings | None = None,
     ) -> Settings:
         """Read the settings from arguments, environment and file.
 
@@ -240,6 +280,8 @@ class Settings(LogSettings):
             environ: Variables to read; the process's own if None.
             overrides: Values by field name; they win over everything else. None is "not given".
             strict: Raise instead of warning.
+            before: What is in force, where a process reads its file again. A file that cannot be read changes nothing
+                of it, and an invalid value gives that in force instead of the default; privacy is closed as ever.
 
         Raises:
             SettingsError: If `strict` and a value, a name or the file is invalid.
@@ -248,7 +290,12 @@ class Settings(LogSettings):
         overrides = overrides or {}
         problems: list[str] = []
         known = {item.name: item for item in fields(cls)}
-        from_file = read_file(environ.get(CONFIG_FILE_VARIABLE, ""), known, problems)
+        path = environ.get(CONFIG_FILE_VARIABLE, "")
+        from_file = read_file(path, known, problems, stays=before is not None)
+        if from_file is None and before is not None:
+            for problem in problems:
+                warn_once(problem)
+            return before
         is_lost = from_file is None  # it may have said something about privacy
         from_file = from_file or {}
         problems.extend(unknown_names(overrides, known, "argument"))
@@ -261,10 +308,13 @@ class Settings(LogSettings):
             variables = [each for each in item.metadata["variables"] if environ.get(each, "").strip()]
             candidates.extend((environ[variable], variable, "environment") for variable in variables)
             if name in from_file:
-                candidates.append((from_file[name], name, environ[CONFIG_FILE_VARIABLE]))
-            found[name] = first_valid(candidates, item, problems)
+                candidates.append((from_file[name], name, path))
+            otherwise = item.default if before is None else getattr(before, name)
+            found[name] = first_valid(candidates, item, problems, otherwise)
             if not candidates and item.metadata["closed"] is not None and (is_lost or name in meant):
                 found[name] = item.metadata["closed"][0]
+            elif not candidates and name not in meant:
+                found[name] = item.default
         if environ.get(_SDK_DISABLED_VARIABLE, "").strip().lower() == "true":
             found["enabled"] = False
         if problems and strict:
@@ -272,3 +322,8 @@ class Settings(LogSettings):
         for problem in problems:
             warn_once(problem)
         return cls(**found)
+
+
+def settings_file(environ: Mapping[str, str] | None = None) -> str:
+    """The path of the settings file, as it is given; empty if there is none."""
+    return (os.environ if environ is None else environ).get(CONFIG_FILE_VARIABLE, "")

@@ -53,6 +53,7 @@ class SignalSettings(SamplingSettings):
         "AIOBS_METRICS",
         "Count metrics of all runs, sampled or not. They leave by OTLP, the Prometheus page or the application's "
         "MeterProvider.",
+        light=True,
     )
     metrics_exporter: tuple[str, ...] = setting(
         values.metric_exporters,

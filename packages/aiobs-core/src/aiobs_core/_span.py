@@ -22,6 +22,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AnyValue
 
 from aiobs_core import semconv
+from aiobs_core._switches import ALL, TRACES
 from aiobs_core.sampling.threshold import with_threshold
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class LocalTrace:
         "is_settled",
         "log",
         "sampled",
+        "signals",
         "spent_usd",
         "state",
         "tail",
@@ -83,12 +85,17 @@ class LocalTrace:
     )
 
     def __init__(
-        self, trace_id: int, flags: TraceFlags = NEW_TRACE_SAMPLED, state: TraceState | None = None
+        self,
+        trace_id: int,
+        flags: TraceFlags = NEW_TRACE_SAMPLED,
+        state: TraceState | None = None,
+        signals: int = ALL,
     ) -> None:
         self.trace_id = trace_id
         self.flags = flags
         self.sampled = flags.sampled
         self.state = state
+        self.signals = signals
         self.clock_offset_ns = time_ns() - perf_counter_ns()
         self.log: RequestSummary | None = None  # the worker's: what the line of the request will say
         self.spent_usd: Decimal | None = None  # the worker's: of a budget per request
@@ -267,6 +274,13 @@ class AgentSpan(Span):
             span = span.outer
         return span
 
+    def _seen_by_others(self) -> Span:
+        """The current span as other instrumentations see it: one that is not exported is no parent of theirs."""
+        span: Span = self
+        while type(span) is AgentSpan and (span.end_ns or not span.trace.signals & TRACES):
+            span = span.outer
+        return span
+
     def finish(self, end_ns: int = 0) -> None:
         """Stop the clock and let go of what only a running span needs."""
         self.end_ns = end_ns or perf_counter_ns() + self.trace.clock_offset_ns
@@ -279,15 +293,14 @@ class AgentSpan(Span):
     # --- opentelemetry.trace.Span ----------------------------------------------------------------------------
 
     def get_span_context(self) -> SpanContext:
-        if not self.end_ns:
-            return self.own_context()
-        span = self.current()
+        span = self._seen_by_others()
+        if type(span) is AgentSpan:
+            return span.own_context()
         return span.get_span_context() if span is not INVALID_SPAN else INVALID_SPAN_CONTEXT
 
     def is_recording(self) -> bool:
-        if not self.end_ns:
-            return self.trace.sampled
-        return self.current().is_recording()
+        span = self._seen_by_others()
+        return span.trace.sampled if type(span) is AgentSpan else span.is_recording()
 
     def set_attribute(self, key: str, value: AnyValue) -> None:
         if self.end_ns:

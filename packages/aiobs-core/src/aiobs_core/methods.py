@@ -162,7 +162,7 @@ class ObservedMethods:
         recorder = get_recorder()
         method = self._methods[name]
         try:
-            if not recorder.settings.enabled or (method.is_part is not None and method.is_part()):
+            if not recorder.settings.is_on or (method.is_part is not None and method.is_part()):
                 return None
             fields = dict(getattr(instance, "__dict__", ()))
             taken = tuple(_taken(each) for each in arguments)

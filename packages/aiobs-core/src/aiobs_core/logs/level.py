@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from aiobs_core._log_settings import log_level
-from aiobs_core._setting_sources import read_file, warn_once
+from aiobs_core._setting_sources import read_file, state_of_file, warn_once
 
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
@@ -72,7 +71,7 @@ class LiveLevel:
         self._set = NUMBERS[settings.log_level]
         self._file = settings.log_level_file
         self._from_file: int | None = None
-        self._seen = self._state_of_file()
+        self._seen = state_of_file(self._file) if self._file else None
         self._next_check_s = time.monotonic() + _CHECK_EVERY_S
         if settings.log_signal and not switch_level_on(settings.log_signal):
             warn_once(
@@ -93,18 +92,9 @@ class LiveLevel:
             return NUMBERS["DEBUG"]
         return self._set if self._from_file is None else self._from_file
 
-    def _state_of_file(self) -> tuple[int, int, int] | None:
-        if not self._file:
-            return None
-        try:
-            found = os.stat(self._file)  # noqa: PTH116 (a name that may be none: `Path` asks more)
-        except (OSError, ValueError):
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
-
     def _look_into_file(self) -> None:
         self._next_check_s = time.monotonic() + _CHECK_EVERY_S
-        state = self._state_of_file()
+        state = state_of_file(self._file)
         if state == self._seen:
             return
         self._seen = state

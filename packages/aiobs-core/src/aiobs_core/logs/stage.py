@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiobs_core import semconv
 from aiobs_core._operation import Kind, RunStatus
 from aiobs_core._run import Run
+from aiobs_core._switches import LOGS
 from aiobs_core.logs.level import NUMBERS, LiveLevel
 from aiobs_core.logs.lines import Lines
 from aiobs_core.logs.records import LogRecords
@@ -52,6 +53,9 @@ class Logs:
 
     def note(self, batch: Sequence[Any]) -> Sequence[Any]:
         """Write the lines of a batch, and pass it on as it is."""
+        runs = [item for item in batch if type(item) is Run and item.span.trace.signals & LOGS]
+        if not runs:
+            return batch
         try:
             self._emits = self._records.are_wanted()
         except Exception as error:  # noqa: BLE001 (a provider of the application's that has no logger for us)
@@ -63,12 +67,11 @@ class Logs:
         if self._sink is None and not self._emits:
             return batch
         level = self._level.now()
-        for item in batch:
-            if type(item) is Run:
-                try:
-                    self._note(item, level)
-                except Exception as error:  # noqa: BLE001 (one odd run must not cost the others their lines)
-                    self._failed("line", error)
+        for run in runs:
+            try:
+                self._note(run, level)
+            except Exception as error:  # noqa: BLE001 (one odd run must not cost the others their lines)
+                self._failed("line", error)
         return batch
 
     def apply(self, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from aiobs_core import semconv
 from aiobs_core._operation import UNSPENT, Kind, RunStatus
 from aiobs_core._run import Run
+from aiobs_core._switches import METRICS, TRACES
 from aiobs_core.metrics.gen_ai import GenAiSeries, gen_ai_series, is_count
 from aiobs_core.metrics.labels import LabelValues
 from aiobs_core.metrics.meters import Meters
@@ -90,7 +91,7 @@ class Measure:
         """Count a batch; a run that cannot be counted is told of, and goes on all the same."""
         with self._meters.lock:
             for item in batch:
-                if type(item) is Run:
+                if type(item) is Run and item.span.trace.signals & METRICS:
                     try:
                         self._count(item)
                     except Exception as error:  # noqa: BLE001 (odd objects of an application among names and counts)
@@ -103,7 +104,7 @@ class Measure:
         """Make examples of the kept runs: a bucket shows the newest one, so that a graph leads to a trace that is there."""
         with self._meters.lock:
             for item in batch:
-                if type(item) is Run:
+                if type(item) is Run and item.span.trace.signals & TRACES:
                     span = item.span
                     for series, bucket, value in item.marks:
                         series.exemplars[bucket] = Exemplar(

@@ -43,12 +43,18 @@ class Outlets:
         self._otlp: OtlpMetrics | None = None
         self._is_unwritten = False
         self._write_at_ns = 0
-        if not settings.metrics:
-            return
+        self._resource = resource
+        self.is_open = False
+        if settings.metrics:
+            self.open(settings)
+
+    def open(self, settings: Settings) -> None:
+        """Open the ways out. They stay open where metrics are switched off: a page that is gone looks like a lost process."""
+        self.is_open = True
         try:
-            self._open(settings, resource)
+            self._open(settings, self._resource)
         except Exception as error:  # noqa: BLE001 (a missing package, an odd provider: the application must not notice)
-            health.problem(
+            self._health.problem(
                 "metrics.open",
                 f"aiobs: a way out for metrics cannot be opened ({type(error).__name__}: {error}).",
             )

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanContext
 from aiobs_core import semconv
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._run import Run
+from aiobs_core._switches import TRACES
 from aiobs_core.privacy.content import Asked, ContentReader, Rules, Tally, rules_of
 from aiobs_core.privacy.foreign import ForeignMask, ForeignSpan
 from aiobs_core.privacy.hashing import NO_KEYS, Hasher, HashKeys
@@ -140,7 +141,7 @@ class Privacy:
         policy = None if request is None else request.privacy_policy
         run.rules = rules = self._rules.get(policy) or self.rules(policy)
         run.tally = tally = Tally()
-        if run.kind in rules.read_kinds:
+        if run.kind in rules.read_kinds and run.span.trace.signals & TRACES:  # lines read for themselves
             run.content = self._content_of(run, rules, tally)
         user = (None if request is None else request.user_id) or run.operation.user_id
         if user:
