@@ -85,6 +85,7 @@ class FreshGrpcExporter:
         result = self._exporter.export(batch)
         if result.name != "SUCCESS":
             self._is_checked = False
+            self._explain()
         return result
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 (nothing is held back)
@@ -97,6 +98,18 @@ class FreshGrpcExporter:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     _is_checked = False
+
+    def _explain(self) -> None:
+        """Say why, if it is for the certificate: the official exporter knows only that there was no good answer."""
+        if self._tls is None or not self._target.host or self._closing.is_set():
+            return
+        host, port, _, proxy = self._target
+        try:
+            self._tls.check_receiver(host, port, timeout_s=1.0, proxy=proxy, has_failed=True)
+        except (AiobsError, OSError):
+            self._is_checked = False
+        else:
+            self._is_checked = True
 
     def _wanted(self) -> tuple[int, Mapping[str, str]]:
         return (0 if self._tls is None else self._tls.version), self._source.headers()

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._reloaded import Reloaded
-from aiobs_core.export.tls_refusal import TlsRefused, is_broken_off, refusal_of, tls_error_in, try_handshake
+from aiobs_core.export.tls_refusal import (
+    TlsRefused,
+    ask_front,
+    is_broken_off,
+    refusal_of,
+    tls_error_in,
+    try_handshake,
+)
 
 if TYPE_CHECKING:
     import grpc
@@ -121,18 +128,27 @@ class ClientTls:
 
         return TlsAdapter(self)
 
-    def check_receiver(self, host: str, port: int, *, timeout_s: float, proxy: str = "") -> None:
+    def check_receiver(
+        self, host: str, port: int, *, timeout_s: float, proxy: str = "", has_failed: bool = False
+    ) -> None:
         """Make one handshake with the lowest version, before a gRPC channel is opened and after it failed.
 
         A refusal is told once per kind. It is also remembered for some seconds (1, 2, 4, then 5), or until certificates
         change: so that a receiver is not asked with every batch.
+
+        Args:
+            host: Of the receiver.
+            port: The same.
+            timeout_s: For connecting, and for the handshake.
+            proxy: URL of an HTTP proxy that leads there.
+            has_failed: What was sent last was not taken: also ask for what a front such as nginx says of the certificate.
 
         Raises:
             TlsRefused: If either side refused the other.
             AiobsError: As `context` does.
             OSError: If there is no connection at all.
         """
-        version = self.version
+        version, context = self.version, self.context()
         if (
             self._refused is not None
             and self._refused_version == version
@@ -141,7 +157,7 @@ class ClientTls:
             raise TlsRefused(self._refused.refusal)
         try:
             try_handshake(
-                self.context(),
+                context,
                 host,
                 port,
                 minimum=self._minimum,
@@ -150,6 +166,8 @@ class ClientTls:
                 has_certificate=bool(self._files.certificate),
                 proxy=proxy,
             )
+            if has_failed and self._over_grpc:
+                ask_front(context, host, port, timeout_s=timeout_s, proxy=proxy)
         except TlsRefused as refused:
             self._refused, self._refused_version = refused, version
             self._hold_until_s = self._clock() + self._hold_s

@@ -14,6 +14,7 @@ from aiobs_core._errors import AiobsError
 _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _ALERT_WITHIN_S: Final = 1.0  # an HTTP/1.1 server that takes the certificate says nothing
 _MAX_DEPTH: Final = 16
+_MAX_ANSWER_BYTES: Final = 4_096
 
 
 class Refusal(NamedTuple):
@@ -180,6 +181,50 @@ def try_handshake(
             raise TlsRefused(_CLOSED) from error
         except ssl.SSLError as error:
             raise TlsRefused(refusal_of(error, minimum=minimum)) from error
+
+
+def refusal_in_answer(answer: bytes) -> Refusal | None:
+    """Of a front that ends TLS, which takes any certificate in the handshake and refuses it in its answer, as nginx does."""
+    if b"No required SSL certificate" in answer:
+        return _CLIENT_REQUIRED
+    if b"SSL certificate error" in answer:
+        return Refusal(
+            "client_certificate",
+            "the receiver's front refused the client certificate: it has expired, or is of a CA unknown to it",
+        )
+    return None
+
+
+def ask_front(context: ssl.SSLContext, host: str, port: int, *, timeout_s: float, proxy: str = "") -> None:
+    """Ask a receiver that gRPC got no good answer from whether it refuses the client's certificate; quiet if it does not say.
+
+    Args:
+        context: As for what is sent; not in use by anybody else meanwhile.
+        host: Of the receiver.
+        port: The same.
+        timeout_s: For connecting, and for the answer.
+        proxy: URL of an HTTP proxy that leads there.
+
+    Raises:
+        TlsRefused: If it does.
+    """
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        with (
+            _connect(host, port, timeout_s, proxy) as plain,
+            context.wrap_socket(plain, server_hostname=host) as tls,
+        ):
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: receiver\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while len(answer) < _MAX_ANSWER_BYTES and (more := tls.recv(_MAX_ANSWER_BYTES)):
+                answer += more
+    except OSError:  # it speaks HTTP/2 alone
+        return
+    finally:
+        context.set_alpn_protocols(["h2"])
+    refusal = refusal_in_answer(answer)
+    if refusal is not None:
+        raise TlsRefused(refusal)
 
 
 def _is_closed(tls: ssl.SSLSocket, *, over_grpc: bool) -> bool:

@@ -11,6 +11,8 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.utils import get_environ_proxies, select_proxy
 
+from aiobs_core.export.tls_refusal import TlsRefused, refusal_in_answer
+
 if TYPE_CHECKING:
     from aiobs_core.export.headers import HeaderSource
     from aiobs_core.export.tls import ClientTls
@@ -43,12 +45,17 @@ class TlsAdapter(HTTPAdapter):
             self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
         options.update(verify=True, cert=None)
         try:
-            return super().send(request, *args, **options)
+            response = super().send(request, *args, **options)
         except requests.ConnectionError as error:  # errors of TLS are some of them
             url = urlsplit(request.url)
             if url.hostname and not select_proxy(request.url, options.get("proxies")):
                 self._tls.explain(error, host=url.hostname, port=url.port or 443)
             raise
+        if response.status_code == requests.codes.bad_request:
+            refusal = refusal_in_answer(response.content)
+            if refusal is not None:
+                self._tls.tell(TlsRefused(refusal))
+        return response
 
 
 class FreshHeaders(AuthBase):
