@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import logging
 import os
 import socket
@@ -27,7 +27,7 @@ from aiobs_testing.receiver import OtlpReceiver
 from aiobs_testing.rotel import Rotel, RotelNotInstalled, rotel_program
 
 PROTOCOLS = ("grpc", "http/protobuf")
-LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.timezone.utc)
+LONG_AGO = dt.datetime(2001, 1, 1, tzinfo=dt.timezone.utc)
 WITHIN_S = 30.0  # with an early exit: a second, where the machine is idle
 
 
@@ -115,8 +115,7 @@ class Outgoing:
     def __init__(self, endpoint, protocol, *, signal="metrics", settings=None, **environ):
         self.health = Health()
         variables = {f"OTEL_EXPORTER_OTLP_{name.upper()}": str(value) for name, value in environ.items()}
-        if signal == "traces":
-            self.batch = []
+        variables["OTEL_EXPORTER_OTLP_TIMEOUT"] = os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"]
         self.exporter = open_exporter(
             signal, endpoint, protocol, environ=variables, settings=settings, health=self.health
         )
@@ -158,7 +157,11 @@ def _give_up_soon(monkeypatch):
 
 
 def own_warnings(caplog):
-    return [each.getMessage() for each in caplog.records if each.name == "aiobs" and each.levelno >= logging.WARNING]
+    return [
+        each.getMessage()
+        for each in caplog.records
+        if each.name == "aiobs" and each.levelno >= logging.WARNING
+    ]
 
 
 # --- who is let in ------------------------------------------------------------------------------------------------------
@@ -176,7 +179,8 @@ def test_the_right_certificate_passes_for_every_signal(pki, kind, protocol, sign
             assert out.health.counts() == {}
         assert [request.signal for request in receiver.requests] == [signal]
         if kind == "nginx":
-            assert {(each.protocol, each.verified) for each in server.requests} == {("TLSv1.3", "SUCCESS")}
+            found = server.wait_for_requests(1)
+            assert {(each.protocol, each.verified) for each in found} == {("TLSv1.3", "SUCCESS")}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -192,7 +196,7 @@ def test_it_passes_a_front_before_a_real_collector(pki, protocol):
         Outgoing(endpoint_of(front, protocol), protocol, **certificates(pki)) as out,
     ):
         assert out.send()
-        assert {each.verified for each in front.requests} == {"SUCCESS"}
+        assert {each.verified for each in front.wait_for_requests(1)} == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -247,7 +251,10 @@ NO_CERTIFICATE, NOT_THIS_ONE = {"client_certificate_required"}, {"client_certifi
         ("server", {"client": "client-foreign"}, NOT_THIS_ONE | {"client_unknown_ca"}),
     ],
 )
-def test_the_wrong_certificate_is_refused_and_said_once(caplog, pki, kind, protocol, server, files, kinds):
+def test_the_wrong_certificate_is_refused_and_said_once(
+    caplog, monkeypatch, pki, kind, protocol, server, files, kinds
+):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # the official exporter tries again meanwhile
     with served(kind, pki, server) as (receiver, front):
         with Outgoing(endpoint_of(front, protocol), protocol, **certificates(pki, **files)) as out:
             assert not out.send()
@@ -275,7 +282,7 @@ def test_a_receiver_that_speaks_only_tls_1_2_is_refused_unless_that_is_allowed(c
         allowed = Settings(tls_min_version="1.2")
         with Outgoing(endpoint, protocol, settings=allowed, **certificates(pki)) as out:
             assert out.send()
-        assert {each.protocol for each in front.requests} == {"TLSv1.2"}
+        assert {each.protocol for each in front.wait_for_requests(1)} == {"TLSv1.2"}
 
 
 @contextlib.contextmanager
@@ -304,7 +311,8 @@ def bare_listener(pki, version):
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a listening socket cannot be shut down there")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_no_connection_of_tls_1_2_is_ever_agreed_to(pki, protocol):
+def test_no_connection_of_tls_1_2_is_ever_agreed_to(monkeypatch, pki, protocol):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with bare_listener(pki, ssl.TLSVersion.TLSv1_2) as (port, agreed):
         with Outgoing(f"https://127.0.0.1:{port}", protocol, **certificates(pki)) as out:
             for _ in range(5):
@@ -337,3 +345,302 @@ def test_a_refused_receiver_is_not_asked_with_every_batch(pki):
         with pytest.raises(AiobsError, match="unknown CA"):
             tls.check_receiver("127.0.0.1", port, timeout_s=10)
         assert health.counts() == {"otlp.tls.unknown_ca": 2}
+
+
+# --- rotation -----------------------------------------------------------------------------------------------------------
+def serial_of(pem: Path) -> str:
+    from cryptography import x509
+
+    number = x509.load_pem_x509_certificate(pem.read_bytes()).serial_number
+    digits = f"{number:X}"
+    return digits.rjust(len(digits) + len(digits) % 2, "0")  # as nginx writes it: whole bytes
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_new_client_certificate_is_used_without_a_restart(tmp_path, pki, authority, protocol):
+    copy_pair(pki, "client-expired", tmp_path)
+    (tmp_path / "ca.pem").write_bytes((pki / "ca.pem").read_bytes())
+    with served("receiver", pki) as (receiver, server):
+        with Outgoing(endpoint_of(server, protocol), protocol, **certificates(tmp_path)) as out:
+            assert not out.send()
+            copy_pair(pki, "client", tmp_path)
+            assert out.send_within()
+        assert receiver.requests
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_connections_kept_alive_do_not_keep_the_old_certificate(tmp_path, pki, authority, protocol):
+    copy_pair(pki, "client", tmp_path)
+    write(pki, "client-next", authority.issue_cert("aiobs-agent.local"))
+    files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
+    serials = [serial_of(pki / f"{name}.pem") for name in ("client", "client-next")]
+    with served("nginx", pki) as (_, front), Outgoing(endpoint_of(front, protocol), protocol, **files) as out:
+        assert out.send()
+        assert out.send()
+        assert {each.serial for each in front.wait_for_requests(2)} == {serials[0]}
+        copy_pair(pki, "client-next", tmp_path)
+        deadline_s = time.monotonic() + WITHIN_S
+        while front.requests[-1].serial == serials[0] and time.monotonic() < deadline_s:
+            assert out.send()  # none is lost on the way
+            time.sleep(0.05)
+        assert front.requests[-1].serial == serials[1]
+        assert out.health.counts() == {}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_kubernetes_secret_that_is_swapped_is_noticed(tmp_path, pki, protocol):
+    secret_of(pki, "client-foreign", tmp_path / "..2026_1")
+    (tmp_path / "..data").symlink_to("..2026_1")
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    files = {
+        "certificate": pki / "ca.pem",
+        "client_certificate": tmp_path / "tls.crt",
+        "client_key": tmp_path / "tls.key",
+    }
+    with (
+        served("receiver", pki) as (_, server),
+        Outgoing(endpoint_of(server, protocol), protocol, **files) as out,
+    ):
+        assert not out.send()
+        secret_of(pki, "client", tmp_path / "..2026_2")
+        (tmp_path / "..data_tmp").symlink_to("..2026_2")
+        (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+        assert out.send_within()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_new_ca_is_used_without_a_restart(tmp_path, pki, protocol):
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes((pki / "other-ca.pem").read_bytes())
+    files = {**certificates(pki), "certificate": ca}
+    with (
+        served("receiver", pki) as (_, server),
+        Outgoing(endpoint_of(server, protocol), protocol, **files) as out,
+    ):
+        assert not out.send()
+        ca.write_bytes((pki / "ca.pem").read_bytes())
+        assert out.send_within()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_half_a_rotation_leaves_the_old_pair_in_use(caplog, tmp_path, pki, authority, protocol):
+    copy_pair(pki, "client", tmp_path)
+    write(pki, "client-half", authority.issue_cert("aiobs-agent.local"))
+    files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
+    with (
+        served("receiver", pki) as (_, server),
+        Outgoing(endpoint_of(server, protocol), protocol, **files) as out,
+    ):
+        assert out.send()
+        (tmp_path / "client.pem").write_bytes((pki / "client-half.pem").read_bytes())  # and not yet its key
+        deadline_s = time.monotonic() + WITHIN_S
+        while out.health.counts().get("otlp.tls.unusable", 0) < 2 and time.monotonic() < deadline_s:
+            assert out.send()
+            time.sleep(0.05)
+        assert out.health.counts()["otlp.tls.unusable"] >= 2
+        (warning,) = own_warnings(caplog)
+        assert "key values mismatch" in warning
+        (tmp_path / "client.key").write_bytes((pki / "client-half.key").read_bytes())
+        counted = -1
+        while counted != (
+            counted := out.health.counts()["otlp.tls.unusable"]
+        ):  # until a look finds nothing wrong
+            time.sleep(1.2)
+            assert out.send()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_certificates_that_come_after_the_start_are_used(tmp_path, pki, protocol):
+    """As of a Vault agent that is slower than the application."""
+    files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
+    with served("receiver", pki) as (_, server):
+        with pytest.raises(AiobsError, match="No such file"):
+            Outgoing(endpoint_of(server, protocol), protocol, **files)
+        copy_pair(pki, "client", tmp_path)
+        with Outgoing(endpoint_of(server, protocol), protocol, **files) as out:
+            assert out.send()
+
+
+def test_a_file_is_looked_at_once_a_second(monkeypatch, pki):
+    now_s, looks = [100.0], []
+    files = TlsFiles(ca=str(pki / "ca.pem"))
+    tls = ClientTls(files, minimum="1.3", over_grpc=False, health=Health(), clock=lambda: now_s[0])
+    first = tls.context()
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **more: looks.append(path) or stat(path, **more))
+    for _ in range(1_000):
+        assert tls.context() is first
+    assert looks == []
+    now_s[0] += 1.1
+    assert tls.context() is first
+    assert len(looks) == 1
+
+
+# --- keys with a password, header secrets ---------------------------------------------------------------------------------
+def locked(pki: Path, to: Path, password: str) -> None:
+    from cryptography.hazmat.primitives import serialization as keys
+
+    key = keys.load_pem_private_key((pki / "client.key").read_bytes(), None)
+    sealed = keys.BestAvailableEncryption(password.encode())
+    to.write_bytes(key.private_bytes(keys.Encoding.PEM, keys.PrivateFormat.PKCS8, sealed))
+
+
+def test_a_key_with_a_password_is_opened_with_that_of_a_file_over_http(tmp_path, pki):
+    locked(pki, tmp_path / "client.key", "open sesame")
+    (tmp_path / "client.pem").write_bytes((pki / "client.pem").read_bytes())
+    (tmp_path / "password").write_text("open sesame\n")
+    files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
+    settings = Settings(otlp_client_key_password_file=str(tmp_path / "password"))
+    with served("receiver", pki) as (_, server):
+        with Outgoing(server.http_endpoint, "http/protobuf", settings=settings, **files) as out:
+            assert out.send()
+        with pytest.raises(AiobsError, match="gRPC takes no key with a password"):
+            Outgoing(server.grpc_endpoint, "grpc", settings=settings, **files)
+        with pytest.raises(AiobsError, match="cannot be used"):  # and no question at the terminal
+            Outgoing(server.http_endpoint, "http/protobuf", **files)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_headers_of_a_file_win_and_follow_it(tmp_path, protocol):
+    path = tmp_path / "headers"
+    path.write_text("# of the vault\nAuthorization: Bearer first\n\nx-scope=tenant=7\n")
+    path.chmod(0o400)
+    settings = Settings(otlp_headers_file=str(path))
+    with OtlpReceiver() as receiver:
+        endpoint = endpoint_of(receiver, protocol)
+        given = {"headers": "authorization=Bearer%20old,x-more=1"}
+        with Outgoing(endpoint, protocol, settings=settings, **given) as out:
+            assert out.send()
+            sent = receiver.requests[-1].headers
+            assert (sent["authorization"], sent["x-scope"], sent["x-more"]) == (
+                "Bearer first",
+                "tenant=7",
+                "1",
+            )
+            fresh = tmp_path / "fresh"
+            fresh.write_text("Authorization: Bearer second")
+            fresh.chmod(0o400)
+            fresh.replace(path)
+            deadline_s = time.monotonic() + WITHIN_S
+            while (
+                receiver.requests[-1].headers["authorization"] == "Bearer first"
+                and time.monotonic() < deadline_s
+            ):
+                assert out.send()
+                time.sleep(0.05)
+            assert receiver.requests[-1].headers["authorization"] == "Bearer second"
+            assert out.health.counts() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "no header"),
+        ("Authorization: a\nCANARY\n", "line 2"),
+        ("a: CANARY\x07", "line 1"),
+        ("x y: CANARY", "line 1"),
+    ],
+)
+def test_a_file_that_is_none_of_headers_is_told_without_what_is_in_it(caplog, tmp_path, text, problem):
+    path = tmp_path / "headers"
+    path.write_text(text)
+    path.chmod(0o600)
+    with OtlpReceiver() as receiver:
+        settings = Settings(otlp_headers_file=str(path))
+        with Outgoing(receiver.http_endpoint, "http/protobuf", settings=settings) as out:
+            assert out.send()
+            assert set(out.health.counts()) == {"otlp.headers_unusable"}
+    (warning,) = own_warnings(caplog)
+    assert problem in warning
+    assert "CANARY" not in warning
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
+def test_a_file_of_secrets_that_anybody_may_read_is_told(caplog, tmp_path):
+    path = tmp_path / "headers"
+    path.write_text("authorization: x")
+    path.chmod(0o644)
+    with OtlpReceiver() as receiver:
+        settings = Settings(otlp_headers_file=str(path))
+        with Outgoing(receiver.http_endpoint, "http/protobuf", settings=settings) as out:
+            assert out.send()
+    (warning,) = own_warnings(caplog)
+    assert "defaultMode" in warning
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("endpoint", "headers", "is_told"),
+    [
+        ("http://collector.invalid:4318", "authorization=x", True),
+        ("http://collector.invalid:4318", "x-scope=7", False),
+        ("http://localhost:4318", "authorization=x", False),
+        ("http://127.0.0.2:4318", "api-key=x", False),
+        ("http://[::1]:4318", "api-key=x", False),
+        ("https://collector.invalid:4318", "authorization=x", False),
+    ],
+)
+def test_secrets_in_clear_text_to_another_host_are_told(protocol, endpoint, headers, is_told):
+    with Outgoing(endpoint, protocol, headers=headers) as out:
+        assert ("otlp.headers_in_clear" in out.health.counts()) == is_told
+
+
+# --- nothing secret is said -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("trouble", ["none", "refused", "down", "garbage"])
+def test_no_secret_is_in_logs_exceptions_or_repr(caplog, monkeypatch, tmp_path, pki, protocol, trouble):
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "headers").write_text("authorization: Bearer CANARY-header\nx-key: CANARY-key")
+    (tmp_path / "headers").chmod(0o400)
+    (tmp_path / "password").write_text("CANARY-password")
+    locked(pki, tmp_path / "client.key", "CANARY-password")
+    (tmp_path / "client.pem").write_bytes((pki / "client.pem").read_bytes())
+    key_lines = (pki / "client.key").read_text().splitlines()[1:3]
+    over_http = protocol != "grpc"
+    settings = Settings(
+        otlp_headers_file=str(tmp_path / "headers"),
+        otlp_client_key_password_file=str(tmp_path / "password") if over_http else "",
+    )
+    files = certificates(pki)
+    if over_http:
+        files |= certificates(tmp_path) | {"certificate": pki / "ca.pem"}
+    if trouble == "refused":
+        files["certificate"] = pki / "other-ca.pem"
+    given = "x-api-key=CANARY-environment," + ("no header CANARY-broken" if trouble == "garbage" else "")
+    raised = []
+    with served("receiver", pki) as (receiver, server):
+        endpoint = endpoint_of(server, protocol)
+        if trouble == "down":
+            endpoint = f"https://127.0.0.1:{closed_port()}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
+        out = Outgoing(endpoint, protocol, settings=settings, headers=given, **files)
+        with out:
+            try:
+                assert (out.exporter.export(MetricsData([])).name == "SUCCESS") == (
+                    trouble in {"none", "garbage"}
+                )
+            except (AiobsError, OSError) as error:
+                raised.append(error)
+            told = [
+                repr(settings),
+                repr(out.exporter),
+                *(repr(value) for value in vars(out.exporter).values()),
+            ]
+            told += [text for error in raised for text in texts_of(error)]
+        if trouble == "none":
+            assert receiver.requests[-1].headers["authorization"] == "Bearer CANARY-header"
+    told += [f"{each.getMessage()} {each.args} {each.exc_text}" for each in caplog.records]
+    assert not [text for text in told if "CANARY" in text or any(line in text for line in key_lines)]
+
+
+def texts_of(error):
+    while error is not None:
+        yield f"{error} {error!r} {error.args}"
+        error = error.__cause__ or error.__context__
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -135,6 +135,19 @@ class NginxFront:
             for verified in (" ".join(words),)
         ]
 
+    def wait_for_requests(self, count: int, timeout_s: float = 10.0) -> list[FrontRequest]:
+        """Wait until `count` requests are in its log, which it writes after it has answered, and return all.
+
+        Raises:
+            TimeoutError: If there are fewer after `timeout_s`.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while len(found := self.requests) < count:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"expected {count} requests within {timeout_s:g} s, got {len(found)}")
+            time.sleep(_POLL_S)
+        return found
+
     def _configuration(self, http_port: int, grpc_port: int) -> str:
         client = (
             f'ssl_verify_client on; ssl_client_certificate "{self._client_ca}";' if self._client_ca else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import stat
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -13,13 +12,18 @@ from urllib.parse import unquote
 from aiobs_core._health import Health
 from aiobs_core._reloaded import Reloaded
 
-Headers = Mapping[str, str]
-
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(
     r"[\x20-\x7e\x80-\xff]*"
 )  # what HTTP takes; nothing that could begin another header
 _SECRET_NAME: Final = re.compile(r"auth|key|token|secret|passw|cookie|credential", re.IGNORECASE)
+
+
+class Headers(dict[str, str]):
+    """Names, in lower case, and values; the values are not in its `repr`, which crash reports have of local variables."""
+
+    def __repr__(self) -> str:
+        return repr(dict.fromkeys(self, "…"))
 
 
 class HeaderSource:
@@ -46,11 +50,11 @@ class HeaderSource:
         self._file = Reloaded([path], self._read, unusable=self._unusable) if path else None
 
     def headers(self) -> Headers:
-        """Names, in lower case, and values; without those of a file that cannot be read and never could."""
+        """Those of the environment and the file; without those of a file that cannot be read and never could."""
         if self._file is None:
             return self._given
         try:
-            return {**self._given, **self._file.get()}
+            return Headers({**self._given, **self._file.get()})
         except (OSError, ValueError) as error:
             self._unusable(error)
             return self._given
@@ -82,9 +86,9 @@ class HeaderSource:
         )
 
 
-def parse_variable(text: str) -> tuple[dict[str, str], bool]:
+def parse_variable(text: str) -> tuple[Headers, bool]:
     """Headers as OpenTelemetry's variables have them, and whether every part is one; what is none is left out."""
-    found, is_whole = {}, True
+    found, is_whole = Headers(), True
     for part in filter(str.strip, text.split(",")):
         name, separator, value = part.partition("=")
         name, value = unquote(name).strip().lower(), unquote(value).strip()
@@ -95,13 +99,13 @@ def parse_variable(text: str) -> tuple[dict[str, str], bool]:
     return found, is_whole
 
 
-def parse_file(text: str) -> dict[str, str]:
+def parse_file(text: str) -> Headers:
     """Headers of a file: a line each, `name: value` or `name=value`; empty lines and those with # are skipped.
 
     Raises:
         ValueError: If a line is no header, or there is none; with the line's number and nothing of it.
     """
-    found = {}
+    found = Headers()
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
