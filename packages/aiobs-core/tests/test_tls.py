@@ -222,16 +222,15 @@ def test_the_machines_ca_bundle_is_used_where_otlp_names_none(pki):
         exporter.shutdown()
 
 
-def test_public_authorities_are_not_trusted_beside_the_one_named(pki, authority):
-    with served("receiver", pki) as (_, server):
-        # Were requests' own bundle added, as it is to any context that is given to it, this one would be let in.
-        with Outgoing(server.http_endpoint, "http/protobuf", **certificates(pki, ca="other-ca")) as out:
-            session = out.exporter.__dict__.get("_session")
-            if session is None:
-                session = out.exporter._client._transport._session
-            session.verify = str(pki / "ca.pem")
-            assert not out.send()
-            assert out.kinds() == {"unknown_ca"}
+def test_public_authorities_are_not_trusted_beside_the_one_named(monkeypatch, pki):
+    # requests adds its own bundle to any context that is given to it: this receiver would be let in.
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(pki / "ca.pem"))
+    with (
+        served("receiver", pki) as (_, server),
+        Outgoing(server.http_endpoint, "http/protobuf", **certificates(pki, ca="other-ca")) as out,
+    ):
+        assert not out.send()
+        assert out.kinds() == {"unknown_ca"}
 
 
 # --- who is refused -----------------------------------------------------------------------------------------------------
@@ -313,11 +312,13 @@ def bare_listener(pki, version):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_connection_of_tls_1_2_is_ever_agreed_to(monkeypatch, pki, protocol):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    with bare_listener(pki, ssl.TLSVersion.TLSv1_2) as (port, agreed):
-        with Outgoing(f"https://127.0.0.1:{port}", protocol, **certificates(pki)) as out:
-            for _ in range(5):
-                assert not out.send()
-            assert out.kinds() == {"protocol_version"}
+    with (
+        bare_listener(pki, ssl.TLSVersion.TLSv1_2) as (port, agreed),
+        Outgoing(f"https://127.0.0.1:{port}", protocol, **certificates(pki)) as out,
+    ):
+        for _ in range(5):
+            assert not out.send()
+        assert out.kinds() == {"protocol_version"}
     assert agreed == []
 
 
