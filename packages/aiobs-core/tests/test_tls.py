@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import logging
 import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -320,6 +322,29 @@ def test_no_connection_of_tls_1_2_is_ever_agreed_to(monkeypatch, pki, protocol):
             assert not out.send()
         assert out.kinds() == {"protocol_version"}
     assert agreed == []
+
+
+def test_grpc_itself_agrees_to_no_tls_1_2_with_the_suite_that_the_guide_names(pki):
+    """With a variable that its library reads once, so in a process of its own; without it, it does agree."""
+    connect = (
+        "import sys, grpc\n"
+        "ca, port = open(sys.argv[1], 'rb').read(), sys.argv[2]\n"
+        "with grpc.secure_channel(f'localhost:{port}', grpc.ssl_channel_credentials(ca)) as channel:\n"
+        "    try: channel.unary_unary('/x/y')(b'', timeout=5)\n"
+        "    except grpc.RpcError: pass\n"
+    )
+    suite = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-PSK-AES128-CBC-SHA"}
+    for version, environ, is_agreed_to in (
+        (ssl.TLSVersion.TLSv1_2, {}, True),
+        (ssl.TLSVersion.TLSv1_2, suite, False),
+        (ssl.TLSVersion.TLSv1_3, suite, True),
+    ):
+        with bare_listener(pki, version) as (port, agreed):
+            command = [sys.executable, "-c", connect, str(pki / "ca.pem"), str(port)]
+            subprocess.run(
+                command, env={**os.environ, **environ}, check=True, timeout=60, capture_output=True
+            )
+            assert bool(agreed) == is_agreed_to, (version, environ)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -645,3 +670,66 @@ def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+# --- the whole of aiobs ---------------------------------------------------------------------------------------------------
+APPLICATION = """
+import json, logging, sys, time
+import aiobs_core
+from aiobs_core import Kind, Operation, Outcome, Usage
+
+logging.basicConfig(level=logging.WARNING)
+began_s = time.monotonic()
+recorder = aiobs_core.configure(console="off", store="off", export_timeout_s=float(sys.argv[1]))
+slowest_s = 0.0
+for at in range(200):
+    start_s = time.perf_counter()
+    recorder.start(at, Operation(kind=Kind.MODEL, name="chat", provider="openai", model="gpt-4o"))
+    recorder.end(at, Outcome(usage=Usage(input_tokens=10, output_tokens=1)))
+    slowest_s = max(slowest_s, time.perf_counter() - start_s)
+aiobs_core.shutdown()
+print(json.dumps({"counts": recorder.health.counts(), "slowest_s": slowest_s}))
+"""
+
+
+def run_application(endpoint, protocol, files, timeout_s):
+    variables = {f"OTEL_EXPORTER_OTLP_{name.upper()}": str(value) for name, value in files.items()}
+    variables |= {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=CANARY",
+        "OTEL_LOGS_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", APPLICATION, str(timeout_s)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CANARY" not in ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1]), ran.stderr
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_application_sends_all_signals_over_mutual_tls(pki, protocol):
+    with served("nginx", pki) as (receiver, front):
+        said, _ = run_application(endpoint_of(front, protocol), protocol, certificates(pki), 30)
+        assert {request.signal for request in receiver.requests} == {"traces", "metrics", "logs"}
+        assert len(receiver.spans) == 200
+        assert {(each.protocol, each.verified) for each in front.requests} == {("TLSv1.3", "SUCCESS")}
+    assert not [kind for kind in said["counts"] if "otlp" in kind or "dropped" in kind]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_application_that_is_refused_goes_on_and_is_told_why_once(pki, protocol):
+    files = certificates(pki, client="client-expired")
+    with served("receiver", pki) as (receiver, server):
+        said, log = run_application(endpoint_of(server, protocol), protocol, files, 5)
+        assert receiver.requests == []
+    kinds = [kind for kind in said["counts"] if kind.startswith("otlp.tls.")]
+    assert kinds
+    assert log.count("cannot be sent over OTLP") == len(kinds)
+    assert said["counts"]["spans.dropped"] == 200

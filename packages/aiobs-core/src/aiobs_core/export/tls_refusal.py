@@ -13,6 +13,7 @@ from aiobs_core._errors import AiobsError
 
 _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _ALERT_WITHIN_S: Final = 1.0  # an HTTP/1.1 server that takes the certificate says nothing
+_GRPC_ALERT_WITHIN_S: Final = 0.25
 _MAX_DEPTH: Final = 16
 _MAX_ANSWER_BYTES: Final = 4_096
 
@@ -173,9 +174,7 @@ def try_handshake(
     with _connect(host, port, timeout_s, proxy) as plain:
         try:
             with context.wrap_socket(plain, server_hostname=host) as tls:
-                if not over_grpc:
-                    tls.settimeout(min(timeout_s, _ALERT_WITHIN_S))
-                if _is_closed(tls, over_grpc=over_grpc):
+                if _is_closed(tls, timeout_s=timeout_s, over_grpc=over_grpc):
                     raise TlsRefused(_CLOSED_WITH_CERTIFICATE if has_certificate else _CLOSED_WITHOUT)
         except ssl.SSLEOFError as error:
             raise TlsRefused(_CLOSED) from error
@@ -227,16 +226,19 @@ def ask_front(context: ssl.SSLContext, host: str, port: int, *, timeout_s: float
         raise TlsRefused(refusal)
 
 
-def _is_closed(tls: ssl.SSLSocket, *, over_grpc: bool) -> bool:
+def _is_closed(tls: ssl.SSLSocket, *, timeout_s: float, over_grpc: bool) -> bool:
     """Whether the receiver breaks off after the handshake; an alert is raised."""
     try:
-        if over_grpc:
-            tls.sendall(_HTTP2_PREFACE)
+        # First only listen: what is sent to a receiver that has closed resets the connection, and its alert is lost.
+        tls.settimeout(min(timeout_s, _GRPC_ALERT_WITHIN_S if over_grpc else _ALERT_WITHIN_S))
+        try:
+            return not tls.recv(1)
+        except TimeoutError:
+            if not over_grpc:
+                return False  # nobody has objected
+        tls.settimeout(timeout_s)
+        tls.sendall(_HTTP2_PREFACE)  # some servers wait for it before they say anything
         return not tls.recv(1)
-    except TimeoutError:
-        if over_grpc:
-            raise
-        return False  # nobody has objected
     except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):  # gRPC's own server sends no alert
         return True
 
