@@ -7,7 +7,9 @@ import datetime as dt
 import json
 import logging
 import os
+import select
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
 from aiobs_core.export.otlp import open_exporter
+from aiobs_core.export.otlp_grpc import grpc_target
 from aiobs_core.export.tls import ClientTls, TlsFiles
 from aiobs_testing.nginx import NginxFront, NginxNotInstalled, nginx_program
 from aiobs_testing.receiver import OtlpReceiver
@@ -233,6 +236,91 @@ def test_public_authorities_are_not_trusted_beside_the_one_named(monkeypatch, pk
     ):
         assert not out.send()
         assert out.kinds() == {"unknown_ca"}
+
+
+class ConnectProxy(socketserver.ThreadingTCPServer):
+    """An HTTP proxy that makes tunnels, and remembers where to."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __enter__(self):
+        self.asked = []
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        return self
+
+    def __exit__(self, *error):
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    rbufsize = 0
+
+    def handle(self):
+        target = self.rfile.readline().split()[1].decode()
+        while self.rfile.readline().strip():
+            pass
+        self.server.asked.append(target)
+        host, _, port = target.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as there:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            ends = {self.connection: there, there: self.connection}
+            while True:
+                for end in select.select(list(ends), [], [], 30)[0]:
+                    if not (part := end.recv(65_536)):
+                        return
+                    ends[end].sendall(part)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_proxy_of_the_environment_is_gone_through(monkeypatch, pki, protocol):
+    variable = "grpc_proxy" if protocol == "grpc" else "HTTPS_PROXY"
+    with served("receiver", pki) as (receiver, server), ConnectProxy(("127.0.0.1", 0), Tunnel) as proxy:
+        monkeypatch.setenv(variable, proxy.url)
+        exporter = open_exporter(
+            "metrics",
+            endpoint_of(server, protocol),
+            protocol,
+            environ={
+                **{
+                    f"OTEL_EXPORTER_OTLP_{name.upper()}": str(path)
+                    for name, path in certificates(pki).items()
+                },
+                "grpc_proxy": proxy.url,
+            },
+        )
+        assert exporter.export(MetricsData([])).name == "SUCCESS"
+        exporter.shutdown()
+        assert set(proxy.asked) == {endpoint_of(server, protocol).partition("://")[2]}
+        assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "environ", "target"),
+    [
+        ("https://c:4317", {}, ("c", 4317, True, "")),
+        ("https://c:4317", {"OTEL_EXPORTER_OTLP_INSECURE": "true"}, ("c", 4317, True, "")),
+        ("http://c:4317", {}, ("c", 4317, False, "")),
+        ("http://c:4317", {"OTEL_EXPORTER_OTLP_TRACES_INSECURE": "false"}, ("c", 4317, True, "")),
+        ("c:4317", {}, ("c", 4317, True, "")),
+        ("c:4317", {"OTEL_EXPORTER_OTLP_INSECURE": "true"}, ("c", 4317, False, "")),
+        ("https://c", {}, ("c", 443, True, "")),
+        ("https://[::1]:1", {}, ("::1", 1, True, "")),
+        ("https://c:1", {"https_proxy": "http://p:3128"}, ("c", 1, True, "http://p:3128")),
+        ("https://a.c:1", {"https_proxy": "http://p", "no_proxy": "x, .c"}, ("a.c", 1, True, "")),
+        ("https://ac:1", {"https_proxy": "http://p", "no_proxy": "c"}, ("ac", 1, True, "http://p")),
+        (
+            "https://10.1.2.3:1",
+            {"https_proxy": "http://p", "no_proxy": "10.0.0.0/8"},
+            ("10.1.2.3", 1, True, ""),
+        ),
+    ],
+)
+def test_an_endpoint_of_grpc_is_meant_as_the_official_exporters_mean_it(endpoint, environ, target):
+    assert grpc_target("traces", endpoint, environ) == target
 
 
 # --- who is refused -----------------------------------------------------------------------------------------------------
@@ -640,6 +728,7 @@ def test_no_secret_is_in_logs_exceptions_or_repr(caplog, monkeypatch, tmp_path, 
         if trouble == "down":
             endpoint = f"https://127.0.0.1:{closed_port()}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", given)  # OpenTelemetry's own code reads it, too
         out = Outgoing(endpoint, protocol, settings=settings, headers=given, **files)
         with out:
             try:
@@ -674,21 +763,17 @@ def closed_port() -> int:
 
 # --- the whole of aiobs ---------------------------------------------------------------------------------------------------
 APPLICATION = """
-import json, logging, sys, time
+import json, logging, sys
 import aiobs_core
 from aiobs_core import Kind, Operation, Outcome, Usage
 
 logging.basicConfig(level=logging.WARNING)
-began_s = time.monotonic()
 recorder = aiobs_core.configure(console="off", store="off", export_timeout_s=float(sys.argv[1]))
-slowest_s = 0.0
 for at in range(200):
-    start_s = time.perf_counter()
     recorder.start(at, Operation(kind=Kind.MODEL, name="chat", provider="openai", model="gpt-4o"))
     recorder.end(at, Outcome(usage=Usage(input_tokens=10, output_tokens=1)))
-    slowest_s = max(slowest_s, time.perf_counter() - start_s)
 aiobs_core.shutdown()
-print(json.dumps({"counts": recorder.health.counts(), "slowest_s": slowest_s}))
+print(json.dumps({"counts": recorder.health.counts()}))
 """
 
 

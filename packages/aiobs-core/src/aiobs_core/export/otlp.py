@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -113,7 +114,21 @@ def _exporter_class(signal: Signal, over: str) -> Callable[..., Any]:
             f"OTLP over {over} needs the package {package}, which cannot be imported ({error.name}): "
             f"pip install {package}"
         ) from error
-    return found
+
+    def make(**options: Any) -> Any:
+        # Headers that are not well-formed are told by `headers_of`; OpenTelemetry would log them, secrets and all.
+        parser = logging.getLogger("opentelemetry.util.re")
+        parser.addFilter(_never)
+        try:
+            return found(**options)
+        finally:
+            parser.removeFilter(_never)
+
+    return make
+
+
+def _never(_: logging.LogRecord) -> bool:
+    return False
 
 
 def _over_grpc(

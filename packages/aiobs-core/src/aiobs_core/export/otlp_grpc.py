@@ -75,6 +75,8 @@ class FreshGrpcExporter:
             AiobsError: If certificates cannot be used.
             OSError: If there was no connection within `timeout_s`.
         """
+        if self._closing.is_set():
+            raise AiobsError("the exporter is shut down")
         wanted = self._wanted()
         if self._exporter is None or wanted != self._made_with:
             self._close_exporter()
@@ -82,7 +84,10 @@ class FreshGrpcExporter:
             self._open_exporter(wanted)
         elif self._tls is not None and not self._is_checked:
             self._check()
-        result = self._exporter.export(batch)
+        exporter = self._exporter
+        if exporter is None:  # shut down meanwhile, by another thread
+            raise AiobsError("the exporter was shut down")
+        result = exporter.export(batch)
         if result.name != "SUCCESS":
             self._is_checked = False
             self._explain()
