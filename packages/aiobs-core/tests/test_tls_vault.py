@@ -29,6 +29,7 @@ pytestmark = pytest.mark.soak
 
 WITHIN_S = 60.0
 LIFETIME = "10s"
+ROOT = "root"  # a path of a home, were it written out
 ROLE = "aiobs-agent.local"
 AGENT = """
 vault {{ address = "{url}" }}
@@ -96,7 +97,7 @@ def vault(tmp_path):
     listen = f"-dev-listen-address={made.url.removeprefix('http://')}"
     with made.run("server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", listen):
         until(lambda: made.ask("sys/mounts/pki", type="pki") is None)
-        ca = made.ask("pki/root/generate/internal", common_name="CA of a test")["certificate"]
+        ca = made.ask(f"pki/{ROOT}/generate/internal", common_name="CA of a test")["certificate"]
         (tmp_path / "ca.pem").write_text(ca)
         made.ask("pki/roles/otlp", allow_any_name=True, ttl="1h")
         server = made.ask("pki/issue/otlp", common_name="localhost", ip_sans="127.0.0.1")
