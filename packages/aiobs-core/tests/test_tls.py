@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -646,6 +647,30 @@ def test_headers_of_a_file_win_and_follow_it(tmp_path, protocol):
                 time.sleep(0.05)
             assert receiver.requests[-1].headers["authorization"] == "Bearer second"
             assert out.health.counts() == {}
+
+
+def test_secrets_do_not_follow_a_redirect(tmp_path):
+    (tmp_path / "headers").write_text("x-key: CANARY")
+    (tmp_path / "headers").chmod(0o400)
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(307)
+            self.send_header("Location", f"{receiver.http_endpoint}/v1/metrics")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *given): ...
+
+    with OtlpReceiver() as receiver, HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        settings = Settings(otlp_headers_file=str(tmp_path / "headers"))
+        with Outgoing(f"http://127.0.0.1:{server.server_port}", "http/protobuf", settings=settings) as out:
+            assert not out.send()
+        server.shutdown()
+        thread.join()
+        assert receiver.requests == []
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ class FreshGrpcExporter:
         self._source = source
         self._timeout_s = timeout_s
         self._closing = threading.Event()
+        self._is_checked = False
         self._exporter: Any = None
         self._made_with: tuple[int, Mapping[str, str]] | None = None
         self._open_exporter(self._wanted())  # what cannot work at all is said now
@@ -101,8 +102,6 @@ class FreshGrpcExporter:
         self._close_exporter()
 
     # --- inside -----------------------------------------------------------------------------------------------------
-
-    _is_checked = False
 
     def _explain(self) -> None:
         """Say why, if it is for the certificate: the official exporter knows only that there was no good answer."""
