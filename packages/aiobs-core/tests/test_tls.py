@@ -578,6 +578,15 @@ def test_certificates_that_come_after_the_start_are_used(tmp_path, pki, protocol
             assert out.send()
 
 
+def test_a_folder_of_authorities_is_for_http_only(tmp_path, pki):
+    (tmp_path / "00000000.0").write_bytes((pki / "ca.pem").read_bytes())
+    files = {"certificate": tmp_path}
+    with Outgoing("https://localhost:1", "http/protobuf", **files):
+        pass
+    with pytest.raises(AiobsError, match="not as a folder"):
+        Outgoing("https://localhost:1", "grpc", **files)
+
+
 def test_a_file_is_looked_at_once_a_second(monkeypatch, pki):
     now_s, looks = [100.0], []
     files = TlsFiles(ca=str(pki / "ca.pem"))

@@ -226,6 +226,8 @@ class ClientTls:
         context.minimum_version = VERSIONS[self._minimum]
         context.set_alpn_protocols(["h2" if self._over_grpc else "http/1.1"])
         ca_pem = None if _path(files.ca).is_dir() else _read(files.ca)
+        if ca_pem is None and self._over_grpc:  # it would take the authorities known publicly
+            raise ValueError("gRPC takes the CA as a file, not as a folder")
         if ca_pem is None:
             context.load_verify_locations(capath=_path(files.ca))
         else:
