@@ -664,6 +664,7 @@ def test_secrets_do_not_follow_a_redirect(tmp_path):
 
     class Elsewhere(BaseHTTPRequestHandler):
         def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(307)
             self.send_header("Location", f"{receiver.http_endpoint}/v1/metrics")
             self.send_header("Content-Length", "0")
@@ -672,13 +673,14 @@ def test_secrets_do_not_follow_a_redirect(tmp_path):
         def log_message(self, *given): ...
 
     with OtlpReceiver() as receiver, HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         settings = Settings(otlp_headers_file=str(tmp_path / "headers"))
         with Outgoing(f"http://127.0.0.1:{server.server_port}", "http/protobuf", settings=settings) as out:
-            assert not out.send()
+            is_sent = out.send()
         server.shutdown()
         thread.join()
+        assert not is_sent
         assert receiver.requests == []
 
 

@@ -76,9 +76,8 @@ def open_session(url: str, tls: ClientTls | None, source: HeaderSource) -> reque
     """
     session = requests.Session()
     session.trust_env = False
-    session.max_redirects = (
-        0  # secrets in headers would go along, to whatever host; newer exporters follow none either
-    )
+    # Secrets in headers would go along, to whatever host. Newer official exporters follow no redirect either.
+    session.max_redirects = 0
     session.proxies.update(get_environ_proxies(url))  # NO_PROXY is applied here, to the one host we call
     session.auth = FreshHeaders(source)
     if tls is not None:
