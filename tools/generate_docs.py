@@ -53,10 +53,12 @@ library must not stop an application over a typo. `configure(strict=True)` raise
 
 ## What OpenTelemetry reads itself
 
-Service name and resource (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`), headers, time-outs, compression and certificates of the
+Service name and resource (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`), time-outs and compression of the
 exporters (`OTEL_EXPORTER_OTLP_*`), the head sampler (`OTEL_TRACES_SAMPLER`) and limits are read by the OpenTelemetry SDK under
 their [own names](https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
-`OTEL_SDK_DISABLED=true` turns everything off.
+`OTEL_SDK_DISABLED=true` turns everything off. Headers and certificates of the exporters (`OTEL_EXPORTER_OTLP_HEADERS`, `…_CERTIFICATE`,
+`…_CLIENT_CERTIFICATE`, `…_CLIENT_KEY`, and those of a signal) mean what they mean there, and are read by aiobs: see
+[transport security](guides/transport-security.md).
 
 ## A file
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -14,7 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -33,7 +34,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, Usage
+from aiobs_core import Kind, Operation, Outcome, Recorder, Settings, Usage, cli
 from aiobs_core._health import Health
 from aiobs_core.metrics import metrics_asgi_app, metrics_wsgi_app, register
 from aiobs_core.metrics.prometheus import AiobsCollector
@@ -221,11 +222,14 @@ def test_who_connects_and_says_nothing_takes_few_threads() -> None:
 def certificates(tmp_path_factory: Any) -> dict[str, str]:
     folder, authority = tmp_path_factory.mktemp("certificates"), trustme.CA()
     server, client = authority.issue_cert("localhost", "127.0.0.1"), authority.issue_cert("scraper")
-    paths = {
-        name: str(folder / f"{name}.pem") for name in ("ca", "server", "server_key", "client", "client_key")
-    }
+    other = trustme.CA()
+    server_next, stranger = authority.issue_cert("localhost", "127.0.0.1"), other.issue_cert("scraper")
+    named = {"server": server, "server_next": server_next, "client": client, "other": stranger}
+    every = ("ca", "other_ca", *(name + ending for name in named for ending in ("", "_key")))
+    paths = {name: str(folder / f"{name}.pem") for name in every}
     authority.cert_pem.write_to_path(paths["ca"])
-    for name, issued in (("server", server), ("client", client)):
+    other.cert_pem.write_to_path(paths["other_ca"])
+    for name, issued in named.items():
         issued.cert_chain_pems[0].write_to_path(paths[name])
         issued.private_key_pem.write_to_path(paths[f"{name}_key"])
     return paths
@@ -257,6 +261,165 @@ def test_only_who_has_a_certificate_may_scrape(certificates: dict[str, str]) -> 
                 assert prometheus.value(f'sum({REQUESTS}{{stage="total"}})') == 1
         except PrometheusNotInstalled as missing:
             pytest.skip(str(missing))
+
+
+def page_over_tls(certificates: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Settings of a page whose certificates lie in a folder of their own."""
+    for name in ("ca", "server", "server_key"):
+        shutil.copy(certificates[name], folder / f"{name}.pem")
+    return {
+        "prometheus_certificate": str(folder / "server.pem"),
+        "prometheus_key": str(folder / "server_key.pem"),
+        "prometheus_client_ca": str(folder / "ca.pem"),
+    }
+
+
+def scraper(certificates: dict[str, str], *, client: str = "client") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=certificates["ca"])
+    context.load_cert_chain(certificates[client], certificates[f"{client}_key"])
+    return context
+
+
+def test_the_page_speaks_tls_1_3_at_least_unless_told_otherwise(certificates: dict[str, str]) -> None:
+    settings = {
+        "prometheus_certificate": certificates["server"],
+        "prometheus_key": certificates["server_key"],
+    }
+    for minimum, is_let_in in (("1.3", False), ("1.2", True)):
+        (port,) = free_ports(1)
+        with recording(prometheus_port=port, tls_min_version=minimum, **settings) as recorder:
+            call(recorder)
+            old = ssl.create_default_context(cafile=certificates["ca"])
+            old.maximum_version = ssl.TLSVersion.TLSv1_2
+            with nullcontext() if is_let_in else pytest.raises(URLError, match=r"(?i)version"):
+                get(f"https://localhost:{port}/metrics", tls=old).close()
+
+
+def test_a_prometheus_that_asks_for_tls_1_3_scrapes_through_a_rotation(
+    certificates: dict[str, str], tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    tls = ScrapeTls(
+        authority=certificates["ca"],
+        certificate=certificates["client"],
+        key=certificates["client_key"],
+        min_version="TLS13",
+    )
+    with recording(prometheus_port=port, **page_over_tls(certificates, tmp_path)) as recorder:
+        call(recorder)
+        try:
+            with Prometheus([f"localhost:{port}"], tls=tls) as prometheus:
+                prometheus.wait_until_up()
+                put_in_place(certificates, "server_next", tmp_path)
+                assert served_serial(port, certificates, "server_next")
+                scrapes = prometheus.value("count_over_time(up[5m])") or 0
+                prometheus.wait_for(f"count_over_time(up[5m]) >= {scrapes + 5}")
+                assert prometheus.value("min_over_time(up[5m])") == 1  # no scrape has failed
+                assert prometheus.value(f'sum({REQUESTS}{{stage="total"}})') == 1
+        except PrometheusNotInstalled as missing:
+            pytest.skip(str(missing))
+
+
+def test_aiobs_top_reads_such_a_page_or_says_what_it_lacks(certificates: dict[str, str], capsys: Any) -> None:
+    (port,) = free_ports(1)
+    settings = {
+        "prometheus_port": port,
+        "prometheus_certificate": certificates["server"],
+        "prometheus_key": certificates["server_key"],
+        "prometheus_client_ca": certificates["ca"],
+    }
+    top = ["top", "--url", f"https://localhost:{port}/metrics", "--json", "--interval", "0.1s"]
+    ca = ["--ca", certificates["ca"]]
+    with recording(**settings) as recorder:
+        call(recorder)
+        assert (
+            cli.main([*top, *ca, "--cert", certificates["client"], "--key", certificates["client_key"]]) == 0
+        )
+        assert '"rows"' in capsys.readouterr().out
+        assert cli.main(top) != 0
+        assert "--ca" in capsys.readouterr().err
+        assert cli.main([*top, *ca]) != 0
+        assert "--cert" in capsys.readouterr().err
+
+
+def put_in_place(certificates: dict[str, str], name: str, folder: Path) -> None:
+    for ending in ("", "_key"):
+        shutil.copy(certificates[name + ending], folder / f"fresh{ending}")
+        (folder / f"fresh{ending}").replace(folder / f"server{ending}.pem")
+
+
+def served_serial(port: int, certificates: dict[str, str], wanted: str, within_s: float = 30.0) -> bool:
+    """Whether the page gets to be served with a certificate."""
+    expected = ssl.PEM_cert_to_DER_cert(Path(certificates[wanted]).read_text())
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        with (
+            socket.create_connection(("localhost", port), timeout=10) as plain,
+            scraper(certificates).wrap_socket(plain, server_hostname="localhost") as tls,
+        ):
+            if tls.getpeercert(binary_form=True) == expected:
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def test_half_a_rotation_leaves_the_page_as_it_was(
+    certificates: dict[str, str], tmp_path: Path, caplog: Any
+) -> None:
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port, **page_over_tls(certificates, tmp_path)) as recorder:
+        call(recorder)
+        shutil.copy(certificates["server_next"], tmp_path / "server.pem")  # and not yet its key
+        deadline_s = time.monotonic() + 30
+        while "certificate_change" not in str(recorder.health.counts()) and time.monotonic() < deadline_s:
+            get(f"https://localhost:{port}/metrics", tls=scraper(certificates)).close()
+            time.sleep(0.05)
+        assert served_serial(port, certificates, "server")
+        put_in_place(certificates, "server_next", tmp_path)
+        assert served_serial(port, certificates, "server_next")
+    assert ["key values mismatch" in each.getMessage() for each in caplog.records] == [True]
+
+
+def test_a_new_authority_of_clients_holds_without_a_restart(
+    certificates: dict[str, str], tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    with recording(prometheus_port=port, **page_over_tls(certificates, tmp_path)) as recorder:
+        call(recorder)
+        url, other = f"https://localhost:{port}/metrics", scraper(certificates, client="other")
+        with pytest.raises(OSError):
+            get(url, tls=other).read()
+        shutil.copy(certificates["other_ca"], tmp_path / "ca.pem")
+        deadline_s = time.monotonic() + 30
+        while True:
+            try:
+                get(url, tls=other).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+        with pytest.raises(OSError):
+            get(url, tls=scraper(certificates)).read()
+
+
+def test_a_certificate_that_comes_after_the_start_opens_the_page(
+    certificates: dict[str, str], tmp_path: Path, caplog: Any
+) -> None:
+    (port,) = free_ports(1)
+    settings = page_over_tls(certificates, tmp_path)
+    (tmp_path / "server_key.pem").unlink()
+    with recording(prometheus_port=port, **settings) as recorder:
+        call(recorder)
+        shutil.copy(certificates["server_key"], tmp_path / "server_key.pem")
+        deadline_s = time.monotonic() + 30
+        while True:
+            try:
+                get(f"https://localhost:{port}/metrics", tls=scraper(certificates)).close()
+                break
+            except URLError:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+    assert ["is not served" in each.getMessage() for each in caplog.records] == [True]
 
 
 def test_without_a_usable_certificate_there_is_no_page_and_a_warning(

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiobs_core import _setting_values as values
-from aiobs_core._sampling_settings import SamplingSettings
 from aiobs_core._setting_sources import setting
+from aiobs_core._transport_settings import TransportSettings
 
 if TYPE_CHECKING:
     from aiobs_core.pricing.file import PriceFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignalSettings(SamplingSettings):
+class SignalSettings(TransportSettings):  # a chain: see LogSettings
     """What is counted, priced and logged, and where that goes."""
 
     price_file: PriceFile | None = setting(

@@ -35,11 +35,13 @@ class ScrapeTls:
         authority: PEM file of the authority of the targets' certificates.
         certificate: PEM file of Prometheus' own certificate, for targets that ask for one.
         key: PEM file of its key.
+        min_version: Lowest version of TLS that it accepts, such as `TLS13`.
     """
 
     authority: Path | str
     certificate: Path | str | None = None
     key: Path | str | None = None
+    min_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +199,8 @@ class Prometheus:
             files = (self._tls.authority, self._tls.certificate, self._tls.key)
             named = zip(("ca_file", "cert_file", "key_file"), files, strict=True)
             tls = {name: str(Path(path).resolve()) for name, path in named if path is not None}
+            if self._tls.min_version is not None:
+                tls["min_version"] = self._tls.min_version
             scrape |= {"scheme": "https", "tls_config": tls}
         return {"global": {"scrape_interval": "200ms"}, "scrape_configs": [scrape]}
 

@@ -288,7 +288,7 @@ def _otlp(settings: Settings, health: Health) -> SpanExporter:
     def make() -> SpanExporter:
         from aiobs_core.export.otlp import make_otlp_exporter
 
-        return make_otlp_exporter(settings)
+        return make_otlp_exporter(settings, health=health)
 
     timeout_s = (
         settings.export_timeout_s * 0.8

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from aiobs_core._errors import AiobsError
+from aiobs_core._health import Health
+from aiobs_core.export.headers import HeaderSource, warn_of_clear_text
 
 if TYPE_CHECKING:
-    import requests
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from aiobs_core._settings import Settings
+    from aiobs_core.export.tls import ClientTls
 
 Signal = Literal["traces", "metrics", "logs"]
 
 _GRPC_PORT: Final = 4317
+_DEFAULT_TIMEOUT_S: Final = 10.0
 _DEFAULT_GRPC: Final = "http://localhost:4317"
 _DEFAULT_HTTP: Final = "http://localhost:4318"
 _EXPORTERS: Final = {
@@ -29,9 +34,18 @@ _EXPORTERS: Final = {
 """Module and class by signal; both protocols have the same. That of logs is private by its name, and has no other."""
 
 
-def make_otlp_exporter(settings: Settings, *, environ: Mapping[str, str] | None = None) -> SpanExporter:
+def make_otlp_exporter(
+    settings: Settings, *, environ: Mapping[str, str] | None = None, health: Health | None = None
+) -> SpanExporter:
     """Open the exporter of spans that the settings ask for; see `open_exporter`."""
-    exporter = open_exporter("traces", settings.otlp_endpoint, settings.otlp_protocol, environ=environ)
+    exporter = open_exporter(
+        "traces",
+        settings.otlp_endpoint,
+        settings.otlp_protocol,
+        environ=environ,
+        settings=settings,
+        health=health,
+    )
     return cast("SpanExporter", exporter)
 
 
@@ -41,40 +55,157 @@ def open_exporter(
     protocol: str = "",
     *,
     environ: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
+    health: Health | None = None,
     **options: Any,
 ) -> object:
     """Open the OTLP exporter of a signal over gRPC or HTTP; it connects with its first export.
 
-    Headers, compression, timeout and certificates are the `OTEL_EXPORTER_OTLP_*` variables, which the official
-    exporters read from the process's environment themselves.
+    Compression and timeout are the `OTEL_EXPORTER_OTLP_*` variables, which the official exporters read from the process's
+    environment themselves. Headers and certificates are those variables, too, and what the settings add: see `headers_of`
+    and `tls_of`.
 
     Args:
         signal: What it exports.
         endpoint: Receiver; empty: the protocol's default one.
         protocol: `grpc` or `http/protobuf`; empty: as the port says.
         environ: Variables that decide how the endpoint is meant; the process's own if None.
+        settings: Of TLS and header secrets; the defaults if None.
+        health: Told once of each way in which TLS is refused.
         options: Further arguments of the exporter's class.
 
     Raises:
-        AiobsError: If the exporter's package is not installed.
+        AiobsError: If the exporter's package is not installed, or certificates cannot be used.
     """
     environ = os.environ if environ is None else environ  # noqa: TID251 (a default; tests pass their own)
+    health = health or Health()
     protocol = protocol_for(endpoint, protocol)
     over = "grpc" if protocol == "grpc" else "http"
+    make = _exporter_class(signal, over)
+    source = headers_of(signal, environ, settings, health)
+    if over == "grpc":
+        endpoint = endpoint or _DEFAULT_GRPC
+        options = {**_grpc_compression(signal, environ), **options}
+        make = partial(make, endpoint=endpoint, **options)
+        return _over_grpc(signal, make, endpoint=endpoint, environ=environ, settings=settings, health=health)
+    url = signal_url(signal, endpoint, environ=environ)
+    split = urlsplit(url)
+    warn_of_clear_text(health, source, is_secure=split.scheme == "https", host=split.hostname or "")
+    session = None
+    if not _has_credential_provider(
+        signal, "HTTP", environ
+    ):  # a session of ours would replace the one that it makes
+        from aiobs_core.export.tls_session import open_session
+
+        tls = tls_of(signal, url, "http/protobuf", environ=environ, settings=settings, health=health)
+        session = open_session(url, tls, source)
+    return make(endpoint=url, session=session, **options)
+
+
+def _exporter_class(signal: Signal, over: str) -> Callable[..., Any]:
     module, name = _EXPORTERS[signal]
     try:
-        make = getattr(import_module(f"opentelemetry.exporter.otlp.proto.{over}.{module}"), name)
-        if over == "grpc":
-            options = {**_grpc_compression(signal, environ), **options}
-            return make(endpoint=endpoint or _DEFAULT_GRPC, **options)
+        found: Callable[..., Any] = getattr(
+            import_module(f"opentelemetry.exporter.otlp.proto.{over}.{module}"), name
+        )
     except ImportError as error:
         package = f"opentelemetry-exporter-otlp-proto-{over}"
         raise AiobsError(
-            f"OTLP over {protocol} needs the package {package}, which cannot be imported ({error.name}): "
+            f"OTLP over {over} needs the package {package}, which cannot be imported ({error.name}): "
             f"pip install {package}"
         ) from error
-    url = signal_url(signal, endpoint, environ=environ)
-    return make(endpoint=url, session=_session(signal, url, environ), **options)
+
+    def make(**options: Any) -> Any:
+        # Headers that are not well-formed are told by `headers_of`; OpenTelemetry would log them, secrets and all.
+        parser = logging.getLogger("opentelemetry.util.re")
+        parser.addFilter(_never)
+        try:
+            return found(**options)
+        finally:
+            parser.removeFilter(_never)
+
+    return make
+
+
+def _never(_: logging.LogRecord) -> bool:
+    return False
+
+
+def _over_grpc(
+    signal: Signal,
+    make: Callable[..., Any],
+    *,
+    endpoint: str,
+    environ: Mapping[str, str],
+    settings: Settings | None,
+    health: Health,
+) -> object:
+    from aiobs_core.export.otlp_grpc import FreshGrpcExporter, grpc_target
+
+    if _has_credential_provider(signal, "GRPC", environ):
+        return make()
+    target = grpc_target(signal, endpoint, environ)
+    source = headers_of(signal, environ, settings, health)
+    warn_of_clear_text(health, source, is_secure=target.is_secure, host=target.host)
+    return FreshGrpcExporter(
+        make,
+        target=target,
+        tls=tls_of(signal, endpoint, "grpc", environ=environ, settings=settings, health=health),
+        source=source,
+        timeout_s=_timeout_s(signal, environ),
+    )
+
+
+def tls_of(
+    signal: Signal,
+    endpoint: str,
+    protocol: str,
+    *,
+    environ: Mapping[str, str],
+    settings: Settings | None,
+    health: Health,
+) -> ClientTls | None:
+    """The certificates for a receiver, or None where TLS is not used, or a credential provider of the user's is.
+
+    Raises:
+        AiobsError: If the port of a gRPC endpoint is no number.
+    """
+    from aiobs_core.export.otlp_grpc import grpc_target
+    from aiobs_core.export.tls import ClientTls, files_of
+
+    over_grpc = protocol == "grpc"
+    if _has_credential_provider(signal, "GRPC" if over_grpc else "HTTP", environ):
+        return None
+    if not (grpc_target(signal, endpoint, environ).is_secure if over_grpc else endpoint.startswith("https:")):
+        return None
+    password = "" if settings is None else settings.otlp_client_key_password_file
+    return ClientTls(
+        files_of(signal, environ, over_grpc=over_grpc, key_password=password),
+        minimum="1.3" if settings is None else settings.tls_min_version,
+        over_grpc=over_grpc,
+        health=health,
+        signal=signal,
+    )
+
+
+def headers_of(
+    signal: Signal, environ: Mapping[str, str], settings: Settings | None, health: Health
+) -> HeaderSource:
+    """The headers of a signal's requests: of `OTEL_EXPORTER_OTLP_HEADERS`, and over them those of the secrets' file."""
+    path = "" if settings is None else settings.otlp_headers_file
+    return HeaderSource(_variable(signal, "HEADERS", environ), path, health)
+
+
+def _has_credential_provider(signal: Signal, over: str, environ: Mapping[str, str]) -> bool:
+    variable = f"OTEL_PYTHON_EXPORTER_OTLP_{over}_{{}}CREDENTIAL_PROVIDER"
+    return any(environ.get(variable.format(each)) for each in ("", f"{signal.upper()}_"))
+
+
+def _timeout_s(signal: Signal, environ: Mapping[str, str]) -> float:
+    try:
+        return float(_variable(signal, "TIMEOUT", environ) or _DEFAULT_TIMEOUT_S)
+    except ValueError:  # the official exporter says so
+        return _DEFAULT_TIMEOUT_S
 
 
 def _grpc_compression(signal: Signal, environ: Mapping[str, str]) -> Mapping[str, Any]:
@@ -126,23 +257,3 @@ def signal_url(signal: Signal, endpoint: str, *, environ: Mapping[str, str]) -> 
     base = (endpoint or _DEFAULT_HTTP).removesuffix("/")
     from_environment = endpoint == environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
     return base if base.endswith(path) and not from_environment else base + path
-
-
-def _session(signal: Signal, url: str, environ: Mapping[str, str]) -> requests.Session | None:
-    """A session that trusts the CA of OTEL_EXPORTER_OTLP_CERTIFICATE, or None: the exporter's own is right.
-
-    With `trust_env`, requests lets REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE win over the session's CA, so that a
-    private collector is refused on every machine whose company proxy needs those variables.
-    """
-    if not _variable(signal, "CERTIFICATE", environ):
-        return None
-    variable = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{}CREDENTIAL_PROVIDER"
-    if any(environ.get(variable.format(each)) for each in ("", f"{signal.upper()}_")):
-        return None  # a session given to the exporter would replace the one that the user's provider makes
-    import requests
-    from requests.utils import get_environ_proxies
-
-    session = requests.Session()
-    session.trust_env = False
-    session.proxies.update(get_environ_proxies(url))  # NO_PROXY is applied here, to the one host we call
-    return session

@@ -267,7 +267,10 @@ class Sender(SpanExporter):
         try:
             result = exporter.export(batch)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (foreign exporters may raise anything; counted)
-            self._unsent("export_failed", f"the exporter raised {type(error).__name__}", len(batch))
+            said = (
+                str(error) if isinstance(error, AiobsError) else f"the exporter raised {type(error).__name__}"
+            )
+            self._unsent("export_failed", said, len(batch))
             return False
         if result is not SpanExportResult.SUCCESS:
             self._unsent("export_failed", "the exporter gave up; its own log says why", len(batch))

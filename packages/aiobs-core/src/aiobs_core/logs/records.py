@@ -138,7 +138,8 @@ def _make_sender(settings: Settings, health: Health) -> Sender:
     def make() -> SpanExporter:
         from aiobs_core.export.otlp import open_exporter
 
-        return _LogExporter(open_exporter("logs", settings.logs_endpoint, settings.logs_protocol))
+        endpoint, protocol = settings.logs_endpoint, settings.logs_protocol
+        return _LogExporter(open_exporter("logs", endpoint, protocol, settings=settings, health=health))
 
     timeout_s = settings.export_timeout_s * 0.8  # so that losses are told before everybody stops waiting
     sender = LogSender(

@@ -13,6 +13,7 @@ from opentelemetry.context import attach, set_value
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, Resource
 
 from aiobs_core._context import SUPPRESS_KEY
+from aiobs_core._errors import AiobsError
 from aiobs_core._fork import is_forked_child
 from aiobs_core._version import __version__
 from aiobs_core.metrics.series import Attributes, Exemplar, FamilySnapshot, HistogramPoint, Point
@@ -125,7 +126,7 @@ class OtlpMetrics:
             )
             result = self._exporter.export(data)
         except Exception as error:  # noqa: BLE001 (a foreign exporter may raise anything; counted and warned of)
-            self._failed(type(error).__name__)
+            self._failed(str(error) if isinstance(error, AiobsError) else type(error).__name__)
             return False
         if result is not MetricExportResult.SUCCESS:
             self._failed("FAILURE")

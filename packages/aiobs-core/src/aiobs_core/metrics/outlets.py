@@ -84,7 +84,8 @@ class Outlets:
         def make() -> Any:
             from aiobs_core.export.otlp import open_exporter
 
-            return open_exporter("metrics", settings.metrics_endpoint, settings.metrics_protocol)
+            endpoint, protocol = settings.metrics_endpoint, settings.metrics_protocol
+            return open_exporter("metrics", endpoint, protocol, settings=settings, health=self._health)
 
         return OtlpMetrics(
             make,

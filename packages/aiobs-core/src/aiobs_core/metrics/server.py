@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ from opentelemetry.context import attach, set_value
 
 from aiobs_core._context import SUPPRESS_KEY
 from aiobs_core.metrics.page import answer
+from aiobs_core.metrics.page_tls import PageTls, page_tls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,11 +53,9 @@ class PrometheusServer:
         self._lock = threading.Lock()
         self._server: _HttpServer | None = None
         self._opened: _HttpServer | None = None  # stays, so that the thread finds what `close` waits for
-        self._tls: ssl.SSLContext | None = None
-        if not self._prepare_tls():
-            return
-        is_open = self._open()
-        if is_open or self._waits:
+        self._tls = page_tls(settings, health)
+        is_ready = self._tls is None or self._tls.is_usable()
+        if not is_ready or self._open() or self._waits:
             self._thread = threading.Thread(target=self._serve, name="aiobs-prometheus", daemon=True)
             self._thread.start()
 
@@ -84,32 +82,6 @@ class PrometheusServer:
             server.socket.close()  # of this process; the parent goes on listening
 
     # --- inside -----------------------------------------------------------------------------------------------------
-
-    def _prepare_tls(self) -> bool:
-        """Whether the page may be served: never in the clear where certificates were asked for."""
-        settings = self._settings
-        if not (settings.prometheus_certificate or settings.prometheus_key or settings.prometheus_client_ca):
-            return True
-        try:
-            if not (settings.prometheus_certificate and settings.prometheus_key):
-                raise ValueError("TLS needs both AIOBS_PROMETHEUS_CERTIFICATE and AIOBS_PROMETHEUS_KEY")
-            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            # With an empty password: without one, OpenSSL asks the terminal for that of an encrypted key, and waits.
-            tls.load_cert_chain(settings.prometheus_certificate, settings.prometheus_key, password="")
-            if settings.prometheus_client_ca:
-                tls.load_verify_locations(settings.prometheus_client_ca)
-                tls.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ValueError) as error:
-            self._health.problem(
-                "metrics.certificate",
-                f"aiobs: the Prometheus page is not served: its certificate, key or authority cannot be used "
-                f"({type(error).__name__}: {error}). Check AIOBS_PROMETHEUS_CERTIFICATE, AIOBS_PROMETHEUS_KEY and "
-                "AIOBS_PROMETHEUS_CLIENT_CA.",
-            )
-            return False
-        self._tls = tls
-        return True
 
     def _open(self) -> bool:
         host = self._settings.prometheus_host
@@ -147,7 +119,8 @@ class PrometheusServer:
         while self._opened is None:
             if self._closing.wait(_AGAIN_S):
                 return
-            self._open()
+            if (self._tls is None or self._tls.is_usable()) and not self._open() and not self._waits:
+                return
         if self._closing.is_set() and (unserved := self._taken()) is not None:  # closed while it was opened
             unserved.server_close()
             return
@@ -167,7 +140,7 @@ class _HttpServer(ThreadingHTTPServer):
     allow_reuse_port = False
     request_queue_size = 2 * _MAX_CONNECTIONS  # with the 5 of socketserver, a burst waits for seconds
 
-    def __init__(self, family: int, address: Any, read: Read, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, family: int, address: Any, read: Read, tls: PageTls | None) -> None:
         self.address_family = family
         self.read = read
         self._tls = tls
@@ -187,7 +160,9 @@ class _HttpServer(ThreadingHTTPServer):
         connection.settimeout(_PATIENCE_S)
         if self._tls is not None:
             # The handshake happens on the connection's own thread: who stalls must not block the others.
-            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            connection = self._tls.context().wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
         self._connections.add(connection)
         return connection, address
 

@@ -38,6 +38,11 @@ def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
     where = top.add_mutually_exclusive_group()
     where.add_argument("--store", metavar="DIR", help="folder of the store (default: as AIOBS_STORE says)")
     where.add_argument("--url", type=_url, help="metrics page, such as http://localhost:9464/metrics")
+    top.add_argument("--ca", metavar="FILE", default="", help="of --url: authority of the page's certificate")
+    top.add_argument(
+        "--cert", metavar="FILE", default="", help="of --url: a certificate of your own, if it wants one"
+    )
+    top.add_argument("--key", metavar="FILE", default="", help="of --url: the key of that certificate")
     top.add_argument(
         "--window",
         type=_duration_s,
@@ -100,9 +105,12 @@ def _source(arguments: argparse.Namespace) -> _Source:
     from aiobs_core.top.sources import FromStore
 
     if arguments.url:
-        from aiobs_core.top.page import FromPage
+        from functools import partial
 
-        return FromPage(arguments.url, window_s=arguments.window)
+        from aiobs_core.top.page import FromPage, PageFiles, fetch_page
+
+        files = PageFiles(arguments.ca, arguments.cert, arguments.key)
+        return FromPage(arguments.url, window_s=arguments.window, fetch=partial(fetch_page, files=files))
     folder: Path | None = folder_of(arguments.store, Settings.load())
     if folder is None:
         raise AiobsError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import ssl
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException
 from typing import Final, NamedTuple
 from urllib.error import HTTPError, URLError
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 from aiobs_core._operation import Kind
 from aiobs_core.semconv import GEN_AI_OPERATIONS
@@ -106,15 +107,33 @@ class FromPage:
         return Reading(_rows(counted), now_s - self._steps[0].start_s)
 
 
-def fetch_page(url: str) -> str:
+class PageFiles(NamedTuple):
+    """The PEM files to read a page over TLS with; an empty name is none.
+
+    Attributes:
+        ca: Authority of the page's certificate.
+        certificate: One of our own, where the page lets in only who has one.
+        key: Its key; empty where it is in the same file.
+    """
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+_NO_FILES: Final = PageFiles()
+
+
+def fetch_page(url: str, files: PageFiles = _NO_FILES) -> str:
     """The text of a page.
 
     Raises:
         SourceError: If there is none.
     """
-    # As Prometheus does, not through the proxy of the environment: the page is next door.
-    opener = build_opener(ProxyHandler({}))
     try:
+        # As Prometheus does, not through the proxy of the environment: the page is next door.
+        secure = [HTTPSHandler(context=_tls(files))] if url.startswith("https:") else []
+        opener = build_opener(ProxyHandler({}), *secure)
         request = Request(url, headers={"Accept": "text/plain;version=0.0.4"})  # noqa: S310 (the user's own address)
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
             page: bytes = answer.read(_MAX_PAGE_BYTES)
@@ -123,13 +142,28 @@ def fetch_page(url: str) -> str:
         with error:
             reason = f"the answer is {error.code} {error.reason}"
     except URLError as error:
-        reason = getattr(error.reason, "strerror", None) or str(error.reason)
+        reason = _tls_reason(error.reason) or getattr(error.reason, "strerror", None) or str(error.reason)
     except (HTTPException, OSError, ValueError) as error:
-        reason = str(error) or type(error).__name__
+        reason = _tls_reason(error) or str(error) or type(error).__name__
     raise SourceError(
         f"{url}: no metrics page could be read ({reason}); it is there from the first run of a program on that has "
         "AIOBS_PROMETHEUS_PORT=9464. Without --url, the local store is shown."
     )
+
+
+def _tls(files: PageFiles) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=files.ca or None)
+    if files.certificate:
+        context.load_cert_chain(files.certificate, files.key or None)
+    return context
+
+
+def _tls_reason(error: object) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{error.verify_message}; --ca names the authority of the page's certificate"
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE" in (error.reason or ""):
+        return "the page lets in only who has a certificate, and not with this one or none; --cert and --key name one"
+    return ""
 
 
 # --- the text -----------------------------------------------------------------------------------------------------------
