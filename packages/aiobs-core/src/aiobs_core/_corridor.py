@@ -72,7 +72,7 @@ class Corridor:
             ("read", self._read),
             ("price", Pricer(settings, health, meters, privacy).price),
             ("measure", None if measure is None else measure.measure),
-            ("decide", _decide),
+            ("decide", self._decide),
             ("mark", None if measure is None else measure.mark),
             ("mask", privacy.mask),
             ("log", self.logs.note),
@@ -160,6 +160,7 @@ class Corridor:
     def _read(self, batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
         read = self._reader.read
         out: list[InCorridor] = []
+        unread = 0
         for item in batch:
             if isinstance(item, AgentSpan):
                 try:
@@ -168,17 +169,20 @@ class Corridor:
                     self._health.problem(
                         "read", f"aiobs: a run could not be read ({type(error).__name__}).", lost=1
                     )
+                    unread += 1
                     continue
                 if run is not None:
                     out.append(run)
             else:
                 out.append(item)
+        self._health.balance.received += len(out) + unread
         return out
 
-
-def _decide(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
-    """Keep what the head sampler, or the caller upstream, has kept."""
-    return [item for item in batch if not isinstance(item, Run) or item.span.trace.sampled]
+    def _decide(self, batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+        """Keep what the head sampler, or the caller upstream, has kept."""
+        kept = [item for item in batch if not isinstance(item, Run) or item.span.trace.sampled]
+        self._health.balance.sampled_out += len(batch) - len(kept)
+        return kept
 
 
 def _left_s(timeout_s: float, started_s: float) -> float:

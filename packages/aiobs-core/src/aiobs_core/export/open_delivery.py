@@ -1,0 +1,121 @@
+"""Which outbox and which transport the settings ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from opentelemetry.sdk.resources import SERVICE_NAME
+
+from aiobs_core._balance import before_delivery
+from aiobs_core.export.boxes import Boxes
+from aiobs_core.export.courier import Courier
+from aiobs_core.export.delivery import Delivery
+from aiobs_core.export.otlp import _variable as variable
+from aiobs_core.export.otlp import protocol_of
+from aiobs_core.export.outbox import Bounds, Outbox
+from aiobs_core.export.wire import Encoder
+from aiobs_core.store.location import store_folder
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+    from aiobs_core._health import Health
+    from aiobs_core._settings import Settings
+    from aiobs_core.export.transport import Transport
+
+_log = logging.getLogger("aiobs")
+_FOLDER_NAME: Final = "outbox"
+_MEMORY_BYTES: Final = 64 << 20
+_SHARE: Final = 0.8  # so that what was lost is said before everybody stops waiting
+
+
+def open_delivery(
+    settings: Settings, health: Health, resource: Resource, *, cwd: Path | None, environ: Mapping[str, str]
+) -> Delivery:
+    """Delivery of spans as the settings ask for it; files and connections are opened by its thread.
+
+    Args:
+        settings: Of this process.
+        health: Told of losses.
+        resource: Of the spans.
+        cwd: The project's folder; None: it is gone.
+        environ: Variables of OTLP and of the platform.
+    """
+
+    def make() -> Transport:
+        from aiobs_core.export.transport import open_transport
+
+        return open_transport(settings, environ=environ)
+
+    folder = outbox_folder(settings.spool, cwd=cwd, environ=environ)
+    service = str(resource.attributes.get(SERVICE_NAME, ""))
+    open_box: Callable[..., Outbox] = partial(
+        Outbox,
+        destination=_destination(settings, service, environ),
+        place=place_of(settings.otlp_endpoint),
+        service=service,
+    )
+    max_bytes = settings.spool_max_bytes
+    boxes = Boxes(
+        None if folder is None else partial(open_box, folder, bounds=Bounds(max_bytes=max_bytes)),
+        partial(
+            open_box,
+            None,
+            bounds=Bounds(max_bytes=min(max_bytes, _MEMORY_BYTES), max_spans=settings.queue_size),
+        ),
+        health,
+        folder=folder,
+        counts=partial(before_delivery, health),
+        insists=settings.spool != "auto",
+    )
+    courier = Courier(make, lambda: boxes.all(), health, max_age_s=settings.spool_max_age_s)
+    return Delivery(boxes, courier, Encoder(), health=health, timeout_s=settings.export_timeout_s * _SHARE)
+
+
+def outbox_folder(setting: str, *, cwd: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Folder of the outbox; it need not exist, and is not made here.
+
+    Args:
+        setting: `off`, a folder, or `auto`: beside the local store, wherever that would be.
+        cwd: The project's folder; None: it is gone.
+        environ: Variables that name the user's folders.
+
+    Returns:
+        The folder, or None for `off`, and where no folder can be found.
+    """
+    if setting == "off" or (cwd is None and setting == "auto" and not environ.get("HOME")):
+        return None
+    try:
+        folder = store_folder(setting, cwd=cwd or Path("/"), environ=environ)
+    except (OSError, RuntimeError):  # there is no home
+        return None
+    if folder is None or setting != "auto":
+        return folder
+    return folder / _FOLDER_NAME
+
+
+def place_of(endpoint: str) -> str:
+    """Host and port of an endpoint, without what may be secret in it."""
+    try:
+        parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        return f"{parts.hostname or 'localhost'}{f':{parts.port}' if parts.port else ''}"
+    except ValueError:
+        return "?"
+
+
+def _destination(settings: Settings, service: str, environ: Mapping[str, str]) -> bytes:
+    """Tells receivers and applications apart: nobody sends another's spans with his own credentials.
+
+    Names of headers, not their values: a key that was changed must not orphan what waits.
+    """
+    headers = sorted(
+        part.partition("=")[0].strip() for part in variable("traces", "HEADERS", environ).split(",")
+    )
+    told = "\n".join((settings.otlp_endpoint, protocol_of(settings), service, *headers))
+    return hashlib.blake2s(told.encode(), digest_size=16).digest()
