@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aiobs_core._balance import Counts
-from aiobs_core.export.outbox import Outbox, Tally
+from aiobs_core._fork import uninterrupted_by_fork
+from aiobs_core.export.outbox import Outbox
 from aiobs_core.export.outbox_file import FILE_NAME, OutboxError, identity_of, is_damage
 from aiobs_core.export.outbox_rescue import rescue, was_rescued
+from aiobs_core.export.parcels import Tally
 
 if TYPE_CHECKING:
     from aiobs_core._health import Health
@@ -53,6 +55,7 @@ class Boxes:
         self._counts = counts
         self._insists = insists
         self._folder = folder
+        # Always after the lock of forks: the worker holds that one while it passes its first batch.
         self._lock = threading.RLock()
         self._disk: Outbox | None = None
         self._memory: Outbox | None = None
@@ -62,7 +65,7 @@ class Boxes:
 
     def all(self) -> list[Outbox]:
         """Those that may hold spans."""
-        with self._lock:
+        with uninterrupted_by_fork(), self._lock:
             self._ensure_disk()
             return [box for box in (self._disk, self._memory, *self._deleted) if box is not None]
 
@@ -72,7 +75,7 @@ class Boxes:
 
     def put(self, spans: Sequence[Encoded]) -> Mapping[str, int]:
         """Take spans in; returns how many of this process's had to go for it, by reason."""
-        with self._lock:
+        with uninterrupted_by_fork(), self._lock:
             for _ in range(2):  # the second time into a new file
                 box = self._ensure_disk()
                 if box is None:
@@ -91,7 +94,7 @@ class Boxes:
 
     def tell(self) -> None:
         """Write the balance down, for `aiobs doctor`."""
-        with self._lock:
+        with uninterrupted_by_fork(), self._lock:
             box, now = self._disk, self._counts()
             if box is None or not box.is_current:
                 return
@@ -166,7 +169,7 @@ class Boxes:
 
     def renew(self, box: Outbox) -> None:
         """Move a damaged file aside, and go on with what can be read of it."""
-        with self._lock:
+        with uninterrupted_by_fork(), self._lock:
             if box is not self._disk or box.folder is None:
                 return
             self._rescue(box.folder, box.identity)
@@ -195,7 +198,7 @@ class Boxes:
     # --- the end --------------------------------------------------------------------------------------------------
     def state(self) -> Counts:
         """The balance of this process since its destinations were opened."""
-        with self._lock:
+        with uninterrupted_by_fork(), self._lock:
             now, start = self._counts(), self._start
             dropped = {name: count - start.dropped.get(name, 0) for name, count in now.dropped.items()}
             waiting = exported = repeated = 0
@@ -216,12 +219,12 @@ class Boxes:
 
     def drop_memory(self, reason: str) -> int:
         """Give up what only this process has; returns how many spans."""
-        with self._lock:
+        with uninterrupted_by_fork(), self._lock:
             return sum(box.drop(reason) for box in (self._memory, *self._deleted) if box is not None)
 
     def close(self, *, is_idle: bool) -> None:
         """Close all files."""
-        with self._lock:
+        with uninterrupted_by_fork(), self._lock:
             self.tell()
             for box in self.opened:
                 box.close(is_idle=is_idle)

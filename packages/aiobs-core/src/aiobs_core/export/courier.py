@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._fork import uninterrupted_by_fork
+from aiobs_core.export.outbox_neighbours import Neighbours
 from aiobs_core.export.transport import Answer
 from aiobs_core.export.wire import request_of
 
 if TYPE_CHECKING:
     from aiobs_core._health import Health
-    from aiobs_core.export.outbox import Batch, Outbox
+    from aiobs_core.export.outbox import Outbox
+    from aiobs_core.export.parcels import Batch
     from aiobs_core.export.transport import Transport
 
 REFUSED: Final = "refused"
@@ -91,6 +93,7 @@ class Courier:
         self._failures = 0
         self._not_before_s = self._asked_for_s = clock_s()
         self._adopt_at_s = self._tidy_at_s = clock_s()
+        self._neighbours: dict[int, Neighbours] = {}
         self._turn = 0
         self.failed_tries = 0
 
@@ -229,10 +232,11 @@ class Courier:
             if not box.is_durable:
                 continue
             try:
-                if box.adopt(now_s):
+                neighbours = self._neighbours.setdefault(box.process, Neighbours(box))
+                if neighbours.adopt(now_s):
                     self._adopt_at_s = now_s  # there may be more
                 if tidies:
-                    box.tidy()
+                    neighbours.tidy()
             except sqlite3.OperationalError:
                 continue  # locked or full; there is no hurry
 

@@ -15,8 +15,9 @@ from opentelemetry import context
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from aiobs_core._context import SUPPRESS_KEY
-from aiobs_core.export.outbox import DUPLICATE, forget_after_fork
+from aiobs_core.export.outbox import DUPLICATE
 from aiobs_core.export.outbox_file import is_damage
+from aiobs_core.export.outbox_neighbours import forget_after_fork
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

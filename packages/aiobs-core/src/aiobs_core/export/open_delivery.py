@@ -18,7 +18,8 @@ from aiobs_core.export.courier import Courier
 from aiobs_core.export.delivery import Delivery
 from aiobs_core.export.otlp import _variable as variable
 from aiobs_core.export.otlp import protocol_of
-from aiobs_core.export.outbox import Bounds, Outbox
+from aiobs_core.export.outbox import Outbox
+from aiobs_core.export.parcels import Bounds
 from aiobs_core.export.wire import Encoder
 from aiobs_core.store.location import store_folder
 
@@ -74,7 +75,7 @@ def open_delivery(
         counts=partial(before_delivery, health),
         insists=settings.spool != "auto",
     )
-    courier = Courier(make, lambda: boxes.all(), health, max_age_s=settings.spool_max_age_s)
+    courier = Courier(make, boxes.all, health, max_age_s=settings.spool_max_age_s)
     return Delivery(boxes, courier, Encoder(), health=health, timeout_s=settings.export_timeout_s * _SHARE)
 
 

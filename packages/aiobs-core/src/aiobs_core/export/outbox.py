@@ -13,66 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from aiobs_core._fork import uninterrupted_by_fork
-from aiobs_core.export.outbox_file import FILE_NAME, identity_of, keep_for_ever, lives, myself, open_file
+from aiobs_core.export.outbox_file import FILE_NAME, identity_of, keep_for_ever, myself, open_file
+from aiobs_core.export.outbox_neighbours import mark_tried, open_here
+from aiobs_core.export.parcels import Batch, Bounds, Tally
 from aiobs_core.export.wire import Encoded
 
 EVICTED: Final = "spool_full"
 EXPIRED: Final = "expired"
 DUPLICATE: Final = "duplicate"
 _SLICE: Final = 256
-_ADOPTED: Final = 4_096
-_FAR_S: Final = (
-    60.0  # a process that cannot be asked is taken for dead when its beat has stood still for so long
-)
-_KEPT_PROCESSES: Final = 100
-_open_here: set[tuple[str, int]] = set()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """What became of spans before they reached the outbox, since it was opened; all counts.
-
-    Attributes:
-        received: Spans that ended.
-        held: Those that wait elsewhere in the process.
-        direct: Sent without having been in this outbox.
-        losses: By reason.
-    """
-
-    received: int = 0
-    sampled_out: int = 0
-    held: int = 0
-    direct: int = 0
-    losses: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Spans that one process put, on their way to the receiver; `last` is the highest of their row numbers."""
-
-    process: int
-    first: int
-    last: int
-    spans: Sequence[tuple[bytes, bytes]]
-    heads: Mapping[bytes, bytes]
-    tried: int
-
-    @property
-    def count(self) -> int:
-        return len(self.spans)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How much an outbox may hold: the oldest spans give way."""
-
-    max_bytes: int
-    max_spans: int | None = None
 
 
 class Outbox:
@@ -102,19 +55,18 @@ class Outbox:
     ) -> None:
         self.folder = folder
         self._bounds = bounds
-        self._destination = destination
+        self.destination = destination
         self._wall_s = wall_s
         self._lock = threading.RLock()
         self._db = open_file(folder)
         self._path = None if folder is None else folder / FILE_NAME
         self.identity = None if self._path is None else identity_of(self._path)
-        self._seen_beats: dict[int, tuple[int, float]] = {}
         self._held_spans = 0  # in memory only, where no other process changes it
         self.process = secrets.randbits(48) | 1  # by chance: those of a damaged file come into a new one, too
         now_s = int(wall_s())
         pid, host, born = myself()
         try:
-            with self._transaction() as db:
+            with self.transaction() as db:
                 db.execute(
                     "INSERT INTO processes(id, pid, host, born, service, destination, place, started_s, seen_s) "
                     "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -123,7 +75,7 @@ class Outbox:
         except BaseException:
             self._db.close()
             raise
-        _open_here.add((str(self._path), self.process))
+        open_here.add(self.process)
 
     @property
     def is_durable(self) -> bool:
@@ -136,7 +88,7 @@ class Outbox:
         return self._path is None or identity_of(self._path) == self.identity
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         # SQLite's own locks must not be held by another thread at the moment of a fork: the child could never open a file.
         with uninterrupted_by_fork(), self._lock:
             self._db.execute("BEGIN IMMEDIATE")
@@ -149,7 +101,7 @@ class Outbox:
                 raise
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
         with uninterrupted_by_fork(), self._lock:
             yield self._db
 
@@ -165,7 +117,7 @@ class Outbox:
         """
         at_s = int(self._wall_s())
         rows = [(span.key, self.process, self.process, span.group, at_s, span.body) for span in spans]
-        with self._transaction() as db:
+        with self.transaction() as db:
             heads = {span.group: span.head for span in spans}
             db.executemany("INSERT OR IGNORE INTO heads(grp, head) VALUES(?, ?)", heads.items())
             before = db.total_changes
@@ -188,7 +140,7 @@ class Outbox:
         Raises:
             sqlite3.Error: If that cannot be written.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             self._tell(db, tally)
 
     def _tell(self, db: sqlite3.Connection, tally: Tally) -> None:
@@ -253,7 +205,7 @@ class Outbox:
             max_bytes: Of all bodies; a single one may be larger.
             own: Those that this process put, or else those that it took over.
         """
-        with self._reading() as db:
+        with self.reading() as db:
             process = self.process if own else self._adopted_from(db)
             if process is None:
                 return None
@@ -296,7 +248,7 @@ class Outbox:
 
     def _note_flight(self, batch: Batch) -> None:
         try:
-            with self._transaction() as db:
+            with self.transaction() as db:
                 db.execute(
                     "UPDATE processes SET first = ?, last = ? WHERE id = ?",
                     (batch.first, batch.last, self.process),
@@ -310,7 +262,7 @@ class Outbox:
         Raises:
             sqlite3.Error: If that cannot be written; it has to be tried again before anything else is taken.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             gone = db.execute(
                 "DELETE FROM spans WHERE sender = ? AND process = ? AND id BETWEEN ? AND ?",
                 (self.process, batch.process, batch.first, batch.last),
@@ -335,7 +287,7 @@ class Outbox:
         Raises:
             sqlite3.Error: If that cannot be written; nothing is lost by it.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             if may_have_arrived:
                 db.execute(
                     "UPDATE spans SET tried = 1 WHERE sender = ? AND process = ? AND id BETWEEN ? AND ?",
@@ -346,7 +298,7 @@ class Outbox:
 
     def note_error(self, error: str) -> None:
         """Keep what went wrong last, to be shown: class and status, nothing of what was sent where."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             self._note_error(db, error)
 
     def _note_error(self, db: sqlite3.Connection, error: str) -> None:
@@ -362,7 +314,7 @@ class Outbox:
         costs nothing while the receiver is there.
         """
         limit_s = int(self._wall_s() - max_age_s)
-        with self._transaction() as db:
+        with self.transaction() as db:
             old = db.execute(
                 "SELECT process, count(*) FROM spans WHERE sender = ? AND at_s < ? GROUP BY process",
                 (self.process, limit_s),
@@ -378,76 +330,17 @@ class Outbox:
 
     def drop(self, reason: str) -> int:
         """Delete all that this process has to send, and count it; returns how many spans."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             count = db.execute("DELETE FROM spans WHERE sender = ?", (self.process,)).rowcount
             if count:
                 self._add_losses(db, self.process, {reason: count})
         self._held_spans -= count
         return int(count)
 
-    # --- other processes ------------------------------------------------------------------------------------------
-    def adopt(self, monotonic_s: float) -> int:
-        """Take over what dead processes of the same application have left; returns how many spans.
-
-        Whether a process of this boot lives, the system says. One of another host or container shows it by its beat.
-        """
-        with self._reading() as db:
-            others = db.execute(
-                "SELECT id, pid, host, born, ended, beat FROM processes WHERE destination = ? AND id <> ? AND id IN "
-                "(SELECT DISTINCT sender FROM spans)",
-                (self._destination, self.process),
-            ).fetchall()
-        dead = [int(row[0]) for row in others if self._is_dead(row, monotonic_s)]
-        taken = 0
-        for process in dead:  # at most a slice of each: the others must not wait for the end of it
-            with self._transaction() as db:
-                _mark_tried(db, process)
-                db.execute(
-                    "UPDATE processes SET first = NULL, last = NULL, ended = 1 WHERE id = ?", (process,)
-                )
-                taken += self._take_over(db, process)
-        return taken
-
-    def _take_over(self, db: sqlite3.Connection, process: int) -> int:
-        return db.execute(
-            "UPDATE spans SET sender = ? WHERE id IN (SELECT id FROM spans WHERE sender = ? ORDER BY id LIMIT ?)",
-            (self.process, process, _ADOPTED),
-        ).rowcount
-
-    def _is_dead(self, row: tuple[int, int, str, str, int, int], monotonic_s: float) -> bool:
-        process, pid, host, born, ended, beat = row
-        if (str(self._path), process) in _open_here:
-            return False
-        if ended:
-            return True
-        if (pid, host, born) == myself():
-            return True  # an earlier connection of this process
-        alive = lives(pid, host, born)
-        if alive is not None:
-            return not alive
-        known = self._seen_beats.get(process)
-        if known is None or known[0] != beat:
-            self._seen_beats[process] = (beat, monotonic_s)
-            return False
-        return monotonic_s - known[1] > _FAR_S
-
-    def tidy(self) -> None:
-        """Give room on the disk back, and fold the counts of long ended processes into one row."""
-        with self._transaction() as db:
-            old = db.execute(
-                "SELECT id FROM processes WHERE id <> 0 AND id <> ? AND ended AND id NOT IN (SELECT process FROM spans) "
-                "AND id NOT IN (SELECT sender FROM spans) ORDER BY id DESC LIMIT -1 OFFSET ?",
-                (self.process, _KEPT_PROCESSES),
-            ).fetchall()
-            for (process,) in old:
-                _fold(db, process)
-        with self._reading() as db:
-            db.execute("PRAGMA incremental_vacuum(256)").fetchall()
-
     # --- what there is --------------------------------------------------------------------------------------------
     def last_put(self) -> int:
         """The highest row number that this process has put; 0: nothing waits."""
-        with self._reading() as db:
+        with self.reading() as db:
             found = db.execute(
                 "SELECT max(id) FROM spans WHERE sender = ? AND process = ?", (self.process, self.process)
             ).fetchone()[0]
@@ -455,7 +348,7 @@ class Outbox:
 
     def waits(self, last: int) -> bool:
         """Whether a span that this process put, up to that number, still waits."""
-        with self._reading() as db:
+        with self.reading() as db:
             return bool(
                 db.execute(
                     "SELECT EXISTS(SELECT 1 FROM spans WHERE sender = ? AND process = ? AND id <= ?)",
@@ -465,7 +358,7 @@ class Outbox:
 
     def state(self) -> tuple[int, int, int, Mapping[str, int]]:
         """Of the spans of this process: how many wait, were exported, perhaps twice, and were lost by reason."""
-        with self._reading() as db:
+        with self.reading() as db:
             (waiting,) = db.execute(
                 "SELECT count(*) FROM spans WHERE sender = ? AND process = ?", (self.process, self.process)
             ).fetchone()
@@ -483,25 +376,25 @@ class Outbox:
         Args:
             is_idle: False: a batch is still on its way, and nobody waits for what becomes of it.
         """
-        _open_here.discard((str(self._path), self.process))
+        open_here.discard(self.process)
         try:
-            with self._transaction() as db:
+            with self.transaction() as db:
                 if not is_idle:
-                    _mark_tried(db, self.process)
+                    mark_tried(db, self.process)
                 db.execute(
                     "UPDATE processes SET ended = 1, first = NULL, last = NULL WHERE id = ?", (self.process,)
                 )
         except sqlite3.Error:
             pass  # its death says the same
         if self.is_current:
-            with self._reading() as db:
+            with self.reading() as db:
                 db.close()
         else:
             self.leak()
 
     def leave(self) -> None:
         """Turn away from a file that was moved aside, and all that was in it."""
-        _open_here.discard((str(self._path), self.process))
+        open_here.discard(self.process)
         self.leak()
 
     def leak(self) -> None:
@@ -510,35 +403,3 @@ class Outbox:
         Closing could drop the parent's locks, or delete the log of a new file: https://www.sqlite.org/howtocorrupt.html.
         """
         keep_for_ever(self._db)
-
-
-def forget_after_fork() -> None:
-    """What is open in this process: nothing of the parent's."""
-    _open_here.clear()
-
-
-def _mark_tried(db: sqlite3.Connection, process: int) -> None:
-    """Remember of the spans that are on their way that they may have arrived."""
-    db.execute(
-        "UPDATE spans SET tried = 1 WHERE sender = :id AND id BETWEEN "
-        "(SELECT first FROM processes WHERE id = :id) AND (SELECT last FROM processes WHERE id = :id)",
-        {"id": process},
-    )
-
-
-def _fold(db: sqlite3.Connection, process: int) -> None:
-    """Add a process's counts to those of row 0, which stands for all that are long gone."""
-    db.execute(
-        "INSERT OR IGNORE INTO processes(id, pid, host, born, service, destination, place, started_s, seen_s, ended) "
-        "VALUES(0, 0, '', '', 'earlier processes', x'', '', 0, 0, 1)"
-    )
-    sums = ("received", "sampled_out", "held", "put", "exported", "direct", "repeated")
-    added = ", ".join(f"{name} = {name} + (SELECT {name} FROM processes WHERE id = :id)" for name in sums)
-    db.execute(f"UPDATE processes SET {added} WHERE id = 0", {"id": process})  # noqa: S608 (names of our own)
-    db.execute(
-        "INSERT INTO losses(process, reason, spans) SELECT 0, reason, spans FROM losses WHERE process = ? "
-        "ON CONFLICT(process, reason) DO UPDATE SET spans = spans + excluded.spans",
-        (process,),
-    )
-    db.execute("DELETE FROM losses WHERE process = ?", (process,))
-    db.execute("DELETE FROM processes WHERE id = ?", (process,))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import secrets
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -114,10 +111,10 @@ def _prepare(connection: sqlite3.Connection, *, in_memory: bool) -> None:
 def _write_ahead_log(connection: sqlite3.Connection) -> None:
     # SQLite does not wait for this lock where waiting could dead-lock: two processes that make the same new file.
     deadline_s = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
+    mode = ""
+    while not mode:
         try:
             mode = str(connection.execute("PRAGMA journal_mode=WAL").fetchone()[0])
-            break
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline_s:
                 raise

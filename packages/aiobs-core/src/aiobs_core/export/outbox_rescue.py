@@ -97,7 +97,7 @@ def _restore(db: sqlite3.Connection, rows: Iterator[tuple[str, tuple[object, ...
         columns = _COLUMNS.get(table, "")
         # Bytes that were flipped may have made a value of a kind that no column takes.
         with suppress(sqlite3.IntegrityError, sqlite3.InterfaceError):
-            added = db.execute(f"INSERT OR IGNORE INTO {table}{columns} VALUES({marks})", row).rowcount  # noqa: S608
+            added = db.execute(f"INSERT OR IGNORE INTO {table}{columns} VALUES({marks})", row).rowcount
             found += added if table == "spans" else 0
     db.execute("COMMIT")
     return found

@@ -180,9 +180,7 @@ class HttpTransport:
         self._session = session
         self._url = url
         self._timeout_s = timeout_s
-        self._compress: Callable[[bytes], bytes] | None = {"gzip": _gzip, "deflate": zlib.compress}.get(
-            compression
-        )
+        self._compress: Callable[[bytes], bytes] | None = _COMPRESSIONS.get(compression)
         self._headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT, **headers}
         if self._compress is not None:
             self._headers["content-encoding"] = compression
@@ -248,7 +246,7 @@ def _rejected_in(body: bytes) -> int | None:
     """Spans that an `ExportTraceServiceResponse` says were not taken; None if it is none."""
     if not body:
         return 0
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
     try:
@@ -291,6 +289,13 @@ def _class_of(error: BaseException) -> str:
 
 def _gzip(body: bytes) -> bytes:
     return gzip.compress(body, compresslevel=6, mtime=0)
+
+
+def _deflate(body: bytes) -> bytes:
+    return zlib.compress(body)
+
+
+_COMPRESSIONS: Final[Mapping[str, Callable[[bytes], bytes]]] = {"gzip": _gzip, "deflate": _deflate}
 
 
 class GrpcTransport:
@@ -343,7 +348,7 @@ def _retry_info_s(metadata: Any) -> float | None:
     found = next((value for key, value in metadata if key == _RETRY_INFO), None)
     if found is None:
         return None
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from google.rpc.error_details_pb2 import RetryInfo
 
     try:

@@ -19,7 +19,6 @@ from typing import Any, Final
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 _DOUBLE: Final = struct.Struct("<d").pack
 _FIXED64: Final = struct.Struct("<Q").pack
@@ -118,7 +117,8 @@ def _split(head: bytes) -> tuple[bytes, bytes]:
 
 
 def _official(span: ReadableSpan) -> bytes:
-    return encode_spans([span]).resource_spans[0].scope_spans[0].spans[0].SerializeToString()
+    body: bytes = encode_spans([span]).resource_spans[0].scope_spans[0].spans[0].SerializeToString()
+    return body
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------
@@ -175,27 +175,24 @@ def _attribute(name: str, value: bytes) -> bytes:
     return b"".join((b"\x4a", _varint(len(key) + 1 + len(size) + len(value)), key, b"\x12", size, value))
 
 
-def _value(value: object) -> bytes | None:
+def _value(value: Any) -> bytes | None:
     """The fields of an `AnyValue`; None for what is left to the official encoder."""
     kind = type(value)
     if kind is str:
-        text = value.encode()  # type: ignore[attr-defined]
-        return b"\x0a" + _varint(len(text)) + text  # type: ignore[no-any-return]
+        return _field(b"\x0a", value.encode())
     if kind is int:
-        if not -_MAX_INT <= value <= _MAX_INT:  # type: ignore[operator]
+        if not -_MAX_INT <= value <= _MAX_INT:
             return None
-        return b"\x18" + _varint(value if value >= 0 else value + (1 << 64))  # type: ignore[operator]
+        return b"\x18" + _varint(value if value >= 0 else value + (1 << 64))
     if kind is float:
         return b"\x21" + _DOUBLE(value)
     if kind is bool:
         return b"\x10\x01" if value else b"\x10\x00"
     if kind is tuple:
-        items = [_value(item) for item in value]  # type: ignore[attr-defined]
-        return (
-            None
-            if None in items
-            else _field(b"\x2a", b"".join(_field(b"\x0a", each) for each in items if each))
-        )
+        items = [_value(item) for item in value]
+        if None in items:
+            return None
+        return _field(b"\x2a", b"".join(_field(b"\x0a", item) for item in items if item))
     return None
 
 
