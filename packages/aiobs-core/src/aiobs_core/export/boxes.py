@@ -41,7 +41,7 @@ class Boxes:
 
     def __init__(
         self,
-        on_disk: Callable[[], Outbox] | None,
+        on_disk: Callable[..., Outbox] | None,
         in_memory: Callable[[], Outbox],
         health: Health,
         *,
@@ -61,6 +61,7 @@ class Boxes:
         self._memory: Outbox | None = None
         self._deleted: list[Outbox] = []  # files that somebody deleted: what was in them can still be read
         self._open_at_s = 0.0
+        self._process: int | None = None  # our number in a file that was damaged
         self._start = self._base = self._told = counts()
 
     def all(self) -> list[Outbox]:
@@ -133,17 +134,18 @@ class Boxes:
             except (OutboxError, OSError, sqlite3.Error) as error:
                 self._say_there_is_none(error)
             else:
-                self._base = self._told
+                if self._disk.is_new:
+                    self._base = self._told
         return self._disk
 
-    def _open_mended(self, on_disk: Callable[[], Outbox]) -> Outbox:
+    def _open_mended(self, on_disk: Callable[..., Outbox]) -> Outbox:
         try:
-            return on_disk()
+            return on_disk(process=self._process)
         except sqlite3.DatabaseError as error:
             if self._folder is None or not is_damage(error):
                 raise
             self._rescue(self._folder, identity_of(self._folder / FILE_NAME))
-            return on_disk()
+            return on_disk(process=self._process)
 
     def _say_there_is_none(self, error: Exception) -> None:
         why = str(error) if isinstance(error, OutboxError) else type(error).__name__
@@ -192,8 +194,10 @@ class Boxes:
         self._disk, self._open_at_s = None, 0.0
         if box.folder is not None and was_rescued(box.folder, box.identity):
             box.leave()
+            self._process = box.process
         else:
             self._deleted.append(box)
+            self._process = None
 
     # --- the end --------------------------------------------------------------------------------------------------
     def state(self) -> Counts:

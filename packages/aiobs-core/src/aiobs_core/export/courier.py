@@ -93,7 +93,7 @@ class Courier:
         self._failures = 0
         self._not_before_s = self._asked_for_s = clock_s()
         self._adopt_at_s = self._tidy_at_s = clock_s()
-        self._neighbours: dict[int, Neighbours] = {}
+        self._neighbours: Neighbours | None = None
         self._turn = 0
         self.failed_tries = 0
 
@@ -232,13 +232,23 @@ class Courier:
             if not box.is_durable:
                 continue
             try:
-                neighbours = self._neighbours.setdefault(box.process, Neighbours(box))
+                neighbours = self._neighbours_of(box)
                 if neighbours.adopt(now_s):
                     self._adopt_at_s = now_s  # there may be more
                 if tidies:
                     neighbours.tidy()
             except sqlite3.OperationalError:
                 continue  # locked or full; there is no hurry
+
+    def _neighbours_of(self, box: Outbox) -> Neighbours:
+        known = self._neighbours
+        if known is None or known.box is not box:
+            known = self._neighbours = Neighbours(box)
+        return known
+
+    def look_around(self) -> None:
+        """Look for what dead processes left with the next step: the file is another one."""
+        self._adopt_at_s = self._clock_s()
 
     def _lose(self, reason: str, why: str, count: int) -> None:
         if not count:

@@ -222,6 +222,7 @@ class Delivery(SpanExporter):
                 return 0.0
             if is_damage(error):
                 self._boxes.renew_damaged()
+                self._courier.look_around()
                 return 0.0
             self._health.problem(
                 "otlp.spool_unreadable", f"aiobs: the spool cannot be used ({type(error).__name__})."

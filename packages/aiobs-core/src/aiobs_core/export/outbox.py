@@ -25,7 +25,7 @@ from aiobs_core.export.wire import Encoded
 EVICTED: Final = "spool_full"
 EXPIRED: Final = "expired"
 DUPLICATE: Final = "duplicate"
-_SLICE: Final = 256
+_SLICE: Final = 32  # spans that give way at once: more could be all there are, where they are large
 
 
 class Outbox:
@@ -38,6 +38,7 @@ class Outbox:
         service: The application's name, to be shown.
         bounds: How much it may hold.
         wall_s: The clock of the wall.
+        process: The number that this process had in the file that was damaged; None: a new one.
 
     Raises:
         OutboxError, sqlite3.Error, OSError: If it cannot be opened; see `open_file`.
@@ -52,6 +53,7 @@ class Outbox:
         service: str,
         bounds: Bounds,
         wall_s: Callable[[], float] = time.time,
+        process: int | None = None,
     ) -> None:
         self.folder = folder
         self._bounds = bounds
@@ -62,15 +64,19 @@ class Outbox:
         self._path = None if folder is None else folder / FILE_NAME
         self.identity = None if self._path is None else identity_of(self._path)
         self._held_spans = 0  # in memory only, where no other process changes it
-        self.process = secrets.randbits(48) | 1  # by chance: those of a damaged file come into a new one, too
+        self.process = (
+            process or secrets.randbits(48) | 1
+        )  # by chance: those of a damaged file come into the new one
         now_s = int(wall_s())
         pid, host, born = myself()
         try:
             with self.transaction() as db:
-                db.execute(
-                    "INSERT INTO processes(id, pid, host, born, service, destination, place, started_s, seen_s) "
-                    "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (self.process, pid, host, born, service, destination, place, now_s, now_s),
+                self.is_new = bool(
+                    db.execute(
+                        "INSERT OR IGNORE INTO processes(id, pid, host, born, service, destination, place, started_s, seen_s) "
+                        "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (self.process, pid, host, born, service, destination, place, now_s, now_s),
+                    ).rowcount
                 )
         except BaseException:
             self._db.close()

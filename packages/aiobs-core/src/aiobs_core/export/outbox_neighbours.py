@@ -24,7 +24,7 @@ class Neighbours:
     """What one process does about the others. For one thread at a time."""
 
     def __init__(self, box: Outbox) -> None:
-        self._box = box
+        self.box = box
         self._seen_beats: dict[int, tuple[int, float]] = {}
 
     def adopt(self, monotonic_s: float) -> int:
@@ -32,16 +32,16 @@ class Neighbours:
 
         Whether a process of this boot lives, the system says. One of another host or container shows it by its beat.
         """
-        with self._box.reading() as db:
+        with self.box.reading() as db:
             others = db.execute(
                 "SELECT id, pid, host, born, ended, beat FROM processes WHERE destination = ? AND id <> ? AND id IN "
                 "(SELECT DISTINCT sender FROM spans)",
-                (self._box.destination, self._box.process),
+                (self.box.destination, self.box.process),
             ).fetchall()
         dead = [int(row[0]) for row in others if self._is_dead(row, monotonic_s)]
         taken = 0
         for process in dead:  # at most a slice of each: the others must not wait for the end of it
-            with self._box.transaction() as db:
+            with self.box.transaction() as db:
                 mark_tried(db, process)
                 db.execute(
                     "UPDATE processes SET first = NULL, last = NULL, ended = 1 WHERE id = ?", (process,)
@@ -52,7 +52,7 @@ class Neighbours:
     def _take_over(self, db: sqlite3.Connection, process: int) -> int:
         return db.execute(
             "UPDATE spans SET sender = ? WHERE id IN (SELECT id FROM spans WHERE sender = ? ORDER BY id LIMIT ?)",
-            (self._box.process, process, _ADOPTED),
+            (self.box.process, process, _ADOPTED),
         ).rowcount
 
     def _is_dead(self, row: tuple[int, int, str, str, int, int], monotonic_s: float) -> bool:
@@ -74,15 +74,15 @@ class Neighbours:
 
     def tidy(self) -> None:
         """Give room on the disk back, and fold the counts of long ended processes into one row."""
-        with self._box.transaction() as db:
+        with self.box.transaction() as db:
             old = db.execute(
                 "SELECT id FROM processes WHERE id <> 0 AND id <> ? AND ended AND id NOT IN (SELECT process FROM spans) "
                 "AND id NOT IN (SELECT sender FROM spans) ORDER BY id DESC LIMIT -1 OFFSET ?",
-                (self._box.process, _KEPT_PROCESSES),
+                (self.box.process, _KEPT_PROCESSES),
             ).fetchall()
             for (process,) in old:
                 _fold(db, process)
-        with self._box.reading() as db:
+        with self.box.reading() as db:
             db.execute("PRAGMA incremental_vacuum(256)").fetchall()
 
 

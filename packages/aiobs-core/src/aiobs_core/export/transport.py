@@ -348,8 +348,8 @@ def _retry_info_s(metadata: Any) -> float | None:
     found = next((value for key, value in metadata if key == _RETRY_INFO), None)
     if found is None:
         return None
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from google.rpc.error_details_pb2 import RetryInfo
+    from google.protobuf.message import DecodeError
+    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 
     try:
         delay = RetryInfo.FromString(found).retry_delay
