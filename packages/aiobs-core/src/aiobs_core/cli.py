@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from aiobs_core.export import doctor as of_delivery
     from aiobs_core.pricing import commands as of_prices
     from aiobs_core.privacy import commands as of_privacy
     from aiobs_core.top import commands as of_top
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     of_privacy.add_commands(commands)
     of_prices.add_commands(commands)
     of_top.add_commands(commands)
+    of_delivery.add_commands(commands)
     _add_foreign_commands(commands)
     return parser
 

@@ -94,6 +94,7 @@ class Courier:
         self._not_before_s = self._asked_for_s = clock_s()
         self._adopt_at_s = self._tidy_at_s = clock_s()
         self._neighbours: Neighbours | None = None
+        self._looked_in: Sequence[Outbox] = ()
         self._turn = 0
         self.failed_tries = 0
 
@@ -221,9 +222,11 @@ class Courier:
         return pause_s
 
     def _look_after(self, now_s: float) -> None:
-        """Take over what dead processes left, and tidy up, now and then."""
-        if now_s < self._adopt_at_s:
+        """Take over what dead processes left, and tidy up: now and then, and in a file that is another one."""
+        opened = self._boxes()
+        if now_s < self._adopt_at_s and opened == self._looked_in:
             return
+        self._looked_in = opened
         self._adopt_at_s = now_s + _ADOPT_EVERY_S
         tidies = now_s >= self._tidy_at_s
         if tidies:
@@ -245,10 +248,6 @@ class Courier:
         if known is None or known.box is not box:
             known = self._neighbours = Neighbours(box)
         return known
-
-    def look_around(self) -> None:
-        """Look for what dead processes left with the next step: the file is another one."""
-        self._adopt_at_s = self._clock_s()
 
     def _lose(self, reason: str, why: str, count: int) -> None:
         if not count:

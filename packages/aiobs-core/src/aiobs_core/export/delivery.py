@@ -66,6 +66,8 @@ class Delivery(SpanExporter):
         self._flushing = 0
         self._is_closed = False
         self._is_over = False
+        self._is_left = False
+        self._counts = boxes.state()
         self.undelivered = 0
         _deliveries.add(self)
 
@@ -171,16 +173,22 @@ class Delivery(SpanExporter):
             self._lose(
                 "shutdown", f"shutdown had waited {self._timeout_s:g} s (AIOBS_EXPORT_TIMEOUT_S)", lost
             )
-            self.undelivered = waiting = self._boxes.state().waiting
-        except sqlite3.Error:
-            waiting = 0
+        except sqlite3.Error as error:
+            _log.debug("what waits could not be dropped: %s", type(error).__name__)
+        self.undelivered = waiting = self.balance().waiting
+        self._is_left = True
         self._boxes.close(is_idle=is_idle)
         if waiting:
             _log.info("aiobs: %d spans wait in the spool; the next process sends them.", waiting)
 
     def balance(self) -> Counts:
         """What became of the spans of this process."""
-        return self._boxes.state()
+        if not self._is_left:
+            try:
+                self._counts = self._boxes.state()
+            except sqlite3.Error as error:  # locked, or damaged: the thread sees to that
+                _log.debug("the balance is an older one: %s", type(error).__name__)
+        return self._counts
 
     # --- the thread ---------------------------------------------------------------------------------------------
     def _ensure_thread(self) -> bool:
@@ -222,7 +230,6 @@ class Delivery(SpanExporter):
                 return 0.0
             if is_damage(error):
                 self._boxes.renew_damaged()
-                self._courier.look_around()
                 return 0.0
             self._health.problem(
                 "otlp.spool_unreadable", f"aiobs: the spool cannot be used ({type(error).__name__})."
@@ -257,6 +264,7 @@ class Delivery(SpanExporter):
     def start_afresh(self) -> None:
         """In a forked child: the files and the thread are the parent's."""
         self._boxes.leak()
+        self._is_left = True
         self._is_closed = self._is_over = True
 
 

@@ -73,8 +73,18 @@ def open_exporter(
             f"OTLP over {protocol} needs the package {package}, which cannot be imported ({error.name}): "
             f"pip install {package}"
         ) from error
+    import_ahead()
     url = signal_url(signal, endpoint, environ=environ)
     return make(endpoint=url, session=_session(signal, url, environ), **options)
+
+
+def import_ahead() -> None:
+    """Import what the first HTTP request would: a fork in the middle of that leaves a child that can send nothing.
+
+    See `aiobs_core._fork`; whoever opens exporters holds its lock.
+    """
+    for module in ("netrc", "encodings.idna", "stringprep"):
+        import_module(module)
 
 
 def _grpc_compression(signal: Signal, environ: Mapping[str, str]) -> Mapping[str, Any]:

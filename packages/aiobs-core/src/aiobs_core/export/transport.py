@@ -14,14 +14,14 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._version import __version__
-from aiobs_core.export.otlp import _DEFAULT_GRPC, _session, protocol_for, signal_url
+from aiobs_core.export.otlp import _DEFAULT_GRPC, _session, import_ahead, protocol_for, signal_url
 from aiobs_core.export.otlp import _variable as variable
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _AGAIN_STATUS: Final = frozenset({429, 502, 503, 504})
 _AGAIN_CODES: Final = frozenset(
     {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
 )
+_RESPONSE: Final = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 _RETRY_INFO: Final = "google.rpc.retryinfo-bin"
 _EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _USER_AGENT: Final = f"aiobs/{__version__}"
@@ -77,6 +78,8 @@ def open_transport(settings: Settings, *, environ: Mapping[str, str] | None = No
     protocol = protocol_for(settings.otlp_endpoint, settings.otlp_protocol)
     over = "grpc" if protocol == "grpc" else "http"
     try:
+        for module in ("google.protobuf.message", "google.rpc.error_details_pb2", _RESPONSE):
+            import_module(module)  # what answers are read with: a fork must not fall into that
         return (open_grpc if over == "grpc" else open_http)(settings.otlp_endpoint, environ)
     except ImportError as error:
         package = f"opentelemetry-exporter-otlp-proto-{over}"
@@ -88,6 +91,7 @@ def open_transport(settings: Settings, *, environ: Mapping[str, str] | None = No
 
 def open_http(endpoint: str, environ: Mapping[str, str]) -> Transport:
     """A transport over HTTP."""
+    import_ahead()
     url = signal_url("traces", endpoint, environ=environ)
     return HttpTransport(
         make_session(url, environ),
