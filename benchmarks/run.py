@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import imports, instructions, timing, worker
+from benchmarks import delivery, imports, instructions, timing, worker
 from benchmarks.scenarios import FRAMEWORKS, load
 from benchmarks.tables import Gate, gate_table
 
@@ -61,9 +61,12 @@ def _time(*, quick: bool) -> tuple[Mapping[str, float], list[Gate]]:
     of_worker = worker.measure(rounds)
     print(worker.report(of_worker))
     found |= of_worker
+    of_delivery = delivery.measure(rounds)
+    print(delivery.report(of_delivery))
+    found |= of_delivery
     found |= imports.import_times(_QUICK_PROCESSES if quick else _PROCESSES)
     print(imports.report(found))
-    return found, [*timing.gates(found), *worker.gates(found), *imports.gates(found)]
+    return found, [*timing.gates(found), *worker.gates(found), *delivery.gates(found), *imports.gates(found)]
 
 
 def _count(only: Sequence[str]) -> tuple[Mapping[str, float], list[Gate]]:
