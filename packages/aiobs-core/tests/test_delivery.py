@@ -27,8 +27,9 @@ from aiobs_core._settings import Settings
 from aiobs_core.export.boxes import Boxes
 from aiobs_core.export.courier import Courier, Pace
 from aiobs_core.export.delivery import Delivery
-from aiobs_core.export.open_delivery import open_delivery, outbox_folder, place_of
+from aiobs_core.export.open_delivery import open_delivery
 from aiobs_core.export.outbox import Outbox
+from aiobs_core.export.outbox_place import outbox_folder, place_of
 from aiobs_core.export.parcels import Bounds
 from aiobs_core.export.transport import open_transport
 from aiobs_core.export.wire import Encoder
@@ -171,7 +172,7 @@ class Built:
         self.courier = Courier(
             make, self.boxes.all, self.health, max_age_s=max_age_s, pace=pace, clock_s=clock_s
         )
-        self.delivery = Delivery(self.boxes, self.courier, Encoder(), health=self.health, timeout_s=timeout_s)
+        self.delivery = Delivery(self.boxes, self.courier, health=self.health, timeout_s=timeout_s)
         self.slowest_s = 0.0
         if starts:
             self.delivery.make_ready()
@@ -741,7 +742,7 @@ def test_spans_after_shutdown_are_counted(delivery, make_span):
 # --- where it lies ----------------------------------------------------------------------------------------------------
 def test_the_spool_lies_beside_the_local_store(tmp_path, monkeypatch):
     environ = {"HOME": str(tmp_path / "home")}
-    assert outbox_folder("auto", cwd=tmp_path, environ=environ) == tmp_path / ".aiobs" / "outbox"
+    assert outbox_folder("auto", cwd=tmp_path, environ=environ) == tmp_path / ".aiobs"
     assert outbox_folder("off", cwd=tmp_path, environ=environ) is None
     assert outbox_folder("here", cwd=tmp_path, environ=environ) == tmp_path / "here"
     assert outbox_folder("auto", cwd=None, environ={}) is None

@@ -18,7 +18,7 @@ class DeliverySettings(LogSettings):
         "auto",
         "AIOBS_SPOOL",
         "Spool of spans on their way to the OTLP receiver: `off` (they wait in memory), a folder, or `auto`: "
-        "`./.aiobs/outbox` (else in the user's data folder), and none where that cannot be written.",
+        "`./.aiobs` (else the user's data folder), and none where that cannot be written.",
     )
     spool_max_bytes: int = setting(
         values.count(1 << 20, 1 << 40),

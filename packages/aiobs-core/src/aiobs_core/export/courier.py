@@ -13,7 +13,6 @@ from aiobs_core._errors import AiobsError
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox_neighbours import Neighbours
 from aiobs_core.export.transport import Answer
-from aiobs_core.export.wire import request_of
 
 if TYPE_CHECKING:
     from aiobs_core._health import Health
@@ -88,6 +87,9 @@ class Courier:
         self._pace = pace or Pace()
         self._clock_s = clock_s
         self._transport: Transport | None = None
+        self._request_of: Callable[[Sequence[tuple[bytes, bytes]], Mapping[bytes, bytes]], bytes] | None = (
+            None
+        )
         self._unsettled: _Done | None = None
         self._max_spans = _MAX_SPANS
         self._failures = 0
@@ -104,8 +106,11 @@ class Courier:
         Raises:
             Exception: Whatever its packages raise.
         """
-        if self._transport is None:
+        if self._transport is None or self._request_of is None:
             with uninterrupted_by_fork():  # it imports
+                from aiobs_core.export.wire import request_of
+
+                self._request_of = request_of
                 self._transport = self._make()
 
     def hurry(self) -> None:
@@ -147,7 +152,7 @@ class Courier:
         return None
 
     def _deliver(self, box: Outbox, batch: Batch) -> None:
-        answer = self._send(request_of(batch.spans, batch.heads))
+        answer = self._send(batch)
         if answer.verdict == "sent":
             self._failures = 0
             self._max_spans = min(self._max_spans * 2, _MAX_SPANS)
@@ -168,11 +173,12 @@ class Courier:
         else:
             self._try_later(box, batch, answer)
 
-    def _send(self, request: bytes) -> Answer:
+    def _send(self, batch: Batch) -> Answer:
         try:
             self.make_ready()
             assert self._transport is not None
-            return self._transport.send(request)
+            assert self._request_of is not None
+            return self._transport.send(self._request_of(batch.spans, batch.heads))
         except Exception as error:  # noqa: BLE001 (a missing package, a bad variable; counted, tried again)
             why = str(error) if isinstance(error, AiobsError) else type(error).__name__
             return Answer(verdict="again", why=why, may_have_arrived=self._transport is not None)

@@ -15,6 +15,7 @@ from opentelemetry import context
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from aiobs_core._context import SUPPRESS_KEY
+from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox import DUPLICATE
 from aiobs_core.export.outbox_file import is_damage
 from aiobs_core.export.outbox_neighbours import forget_after_fork
@@ -43,19 +44,16 @@ class Delivery(SpanExporter):
     Args:
         boxes: Where spans wait.
         courier: Takes them to the receiver.
-        encoder: Makes bytes of them.
         health: Told of losses, under `otlp.*`.
         timeout_s: How long `shutdown` may take.
     """
 
     counts_its_losses = True
 
-    def __init__(
-        self, boxes: Boxes, courier: Courier, encoder: Encoder, *, health: Health, timeout_s: float = 2.0
-    ) -> None:
+    def __init__(self, boxes: Boxes, courier: Courier, *, health: Health, timeout_s: float = 2.0) -> None:
         self._boxes = boxes
         self._courier = courier
-        self._encode = encoder
+        self._encode: Encoder | None = None
         self._health = health
         self._timeout_s = timeout_s
         self._changed = threading.Condition()
@@ -102,10 +100,15 @@ class Delivery(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def _encoded(self, spans: Sequence[ReadableSpan]) -> list[Encoded]:
-        out = []
+        encode, out = self._encode, []
+        if encode is None:
+            with uninterrupted_by_fork():  # protobuf takes a tenth of a second to import
+                from aiobs_core.export.wire import Encoder
+
+                encode = self._encode = Encoder()
         for span in spans:
             try:
-                out.append(self._encode(span))
+                out.append(encode(span))
             except Exception as error:  # noqa: BLE001 (one that cannot be encoded must not take the others along)
                 self._lose("unencodable", f"it cannot be encoded ({type(error).__name__})", 1)
         return out

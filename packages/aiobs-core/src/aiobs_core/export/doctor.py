@@ -17,8 +17,8 @@ from typing import Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core.cli import SubParsers, _print_json, _safe
-from aiobs_core.export.open_delivery import outbox_folder
 from aiobs_core.export.outbox_file import FILE_NAME, lives, open_existing
+from aiobs_core.export.outbox_place import outbox_folder
 
 _HEADINGS: Final = (
     "PROCESS", "SERVICE", "RECEIVER", "RECEIVED", "EXPORTED", "WAITING", "SAMPLED OUT", "DROPPED", "TWICE?"

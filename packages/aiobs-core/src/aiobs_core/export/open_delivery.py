@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import SERVICE_NAME
 
@@ -19,9 +18,8 @@ from aiobs_core.export.delivery import Delivery
 from aiobs_core.export.otlp import _variable as variable
 from aiobs_core.export.otlp import protocol_of
 from aiobs_core.export.outbox import Outbox
+from aiobs_core.export.outbox_place import outbox_folder, place_of
 from aiobs_core.export.parcels import Bounds
-from aiobs_core.export.wire import Encoder
-from aiobs_core.store.location import store_folder
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from aiobs_core.export.transport import Transport
 
 _log = logging.getLogger("aiobs")
-_FOLDER_NAME: Final = "outbox"
 _MEMORY_BYTES: Final = 64 << 20
 _SHARE: Final = 0.8  # so that what was lost is said before everybody stops waiting
 
@@ -76,38 +73,7 @@ def open_delivery(
         insists=settings.spool != "auto",
     )
     courier = Courier(make, boxes.all, health, max_age_s=settings.spool_max_age_s)
-    return Delivery(boxes, courier, Encoder(), health=health, timeout_s=settings.export_timeout_s * _SHARE)
-
-
-def outbox_folder(setting: str, *, cwd: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Folder of the outbox; it need not exist, and is not made here.
-
-    Args:
-        setting: `off`, a folder, or `auto`: beside the local store, wherever that would be.
-        cwd: The project's folder; None: it is gone.
-        environ: Variables that name the user's folders.
-
-    Returns:
-        The folder, or None for `off`, and where no folder can be found.
-    """
-    if setting == "off" or (cwd is None and setting == "auto" and not environ.get("HOME")):
-        return None
-    try:
-        folder = store_folder(setting, cwd=cwd or Path("/"), environ=environ)
-    except (OSError, RuntimeError):  # there is no home
-        return None
-    if folder is None or setting != "auto":
-        return folder
-    return folder / _FOLDER_NAME
-
-
-def place_of(endpoint: str) -> str:
-    """Host and port of an endpoint, without what may be secret in it."""
-    try:
-        parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-        return f"{parts.hostname or 'localhost'}{f':{parts.port}' if parts.port else ''}"
-    except ValueError:
-        return "?"
+    return Delivery(boxes, courier, health=health, timeout_s=settings.export_timeout_s * _SHARE)
 
 
 def _destination(settings: Settings, service: str, environ: Mapping[str, str]) -> bytes:

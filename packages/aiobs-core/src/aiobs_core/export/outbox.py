@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox_file import FILE_NAME, identity_of, keep_for_ever, myself, open_file
 from aiobs_core.export.outbox_neighbours import mark_tried, open_here
 from aiobs_core.export.parcels import Batch, Bounds, Tally
-from aiobs_core.export.wire import Encoded
+
+if TYPE_CHECKING:
+    from aiobs_core.export.wire import Encoded
 
 EVICTED: Final = "spool_full"
 EXPIRED: Final = "expired"

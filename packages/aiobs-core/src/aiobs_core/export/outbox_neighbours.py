@@ -83,7 +83,7 @@ class Neighbours:
             for (process,) in old:
                 _fold(db, process)
         with self.box.reading() as db:
-            db.execute("PRAGMA incremental_vacuum(256)").fetchall()
+            db.execute("PRAGMA incremental_vacuum(1024)").fetchall()
 
 
 def forget_after_fork() -> None:
