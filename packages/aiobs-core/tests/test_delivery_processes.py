@@ -289,3 +289,74 @@ def test_doctor_says_where_there_is_nothing_to_look_at(capsys, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert cli.main(["doctor", "--spool", spool]) == 1
     assert message in capsys.readouterr().err
+
+
+# --- what the application waits for -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("trouble", ["hangs", "503", "spool locked"])
+def test_the_application_waits_for_nothing(environ, trouble, record_property):
+    """The 99th percentile is bounded; the maximum is reported: it is Python's own, such as a pass of the collector."""
+    with OtlpReceiver(
+        delay_s=60 if trouble == "hangs" else 0, fail_with=503 if trouble == "503" else None
+    ) as receiver:
+        there = environ(receiver.http_endpoint, AIOBS_EXPORT_TIMEOUT_S="1")
+        process = start(
+            f"""
+import logging, pathlib, sqlite3
+logging.disable(50)
+put("first")
+lock = sqlite3.connect(pathlib.Path(os.environ["AIOBS_SPOOL"]) / "outbox.db", isolation_level=None)
+if {trouble == "spool locked"}:
+    lock.execute("BEGIN IMMEDIATE")
+took_s = []
+for _ in range(4_000):
+    began = time.perf_counter()
+    run("run")
+    took_s.append(time.perf_counter() - began)
+    time.sleep(0.0005)
+lock.close()
+took_s.sort()
+health = aiobs_core.get_recorder().health.counts()
+print(took_s[int(len(took_s) * 0.99)], took_s[-1], health.get("spans.dropped", 0), flush=True)
+os._exit(0)
+""",
+            there,
+        )
+        slow_s, slowest_s, dropped = map(float, finish(process).split())
+    record_property("slowest_s", slowest_s)
+    assert dropped == 0
+    assert slow_s < 0.02
+
+
+@needs_posix
+def test_a_disk_that_takes_no_more_loses_nothing_while_the_process_lives(environ):
+    """As a quota does it: the system refuses to let the file grow."""
+    with OtlpReceiver(fail_with=503) as receiver:
+        there = environ(receiver.http_endpoint)
+        process = start(
+            """
+import logging, resource
+logging.disable(50)
+put("first")
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+for _ in range(1_000):
+    run("run")
+recorder = aiobs_core.get_recorder()
+while recorder._pipeline._balance().received < 1_001:
+    time.sleep(0.01)
+print("full" if "otlp.spool_unwritable" in recorder.health.counts() else "not full", flush=True)
+sys.stdin.readline()
+ok = False
+while not ok:
+    ok = flush(20)
+counts = recorder._pipeline._balance()
+print(counts.exported, counts.unexplained, recorder.health.counts().get("spans.dropped", 0))
+""",
+            there,
+            stdin=subprocess.PIPE,
+        )
+        assert process.stdout.readline() == "full\n"
+        receiver.fail_with = None
+        out, _ = process.communicate("go\n", timeout=PATIENCE_S)
+        assert out.split() == ["1001", "0", "0"]
+        received = Counter(span["span_id"] for span in receiver.spans)
+    assert len(received) == 1_001

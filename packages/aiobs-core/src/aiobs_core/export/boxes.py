@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("aiobs")
 _REOPEN_S: Final = 30.0
+_AVOID_S: Final = 5.0  # a lock that somebody keeps takes a second to be refused: the worker could not keep up
 _IN_MEMORY: Final = " (memory)"
 
 
@@ -61,6 +62,7 @@ class Boxes:
         self._memory: Outbox | None = None
         self._deleted: list[Outbox] = []  # files that somebody deleted: what was in them can still be read
         self._open_at_s = 0.0
+        self._avoid_until_s = 0.0
         self._process: int | None = None  # our number in a file that was damaged
         self._start = self._base = self._told = counts()
 
@@ -79,7 +81,7 @@ class Boxes:
         with uninterrupted_by_fork(), self._lock:
             for _ in range(2):  # the second time into a new file
                 box = self._ensure_disk()
-                if box is None:
+                if box is None or time.monotonic() < self._avoid_until_s:
                     break
                 now = self._counts()
                 try:
@@ -163,6 +165,7 @@ class Boxes:
         if is_damage(error):
             self.renew(box)
             return True
+        self._avoid_until_s = time.monotonic() + _AVOID_S
         self._health.problem(
             "otlp.spool_unwritable",
             f"aiobs: the spool cannot be written ({type(error).__name__}); spans wait in memory until it can.",
