@@ -25,12 +25,14 @@ class Balance:
         exported: Handed to a destination that keeps no account of its own.
         stored: Handed to the local store, where that is the only destination.
         aimless: There was no destination.
+        failed: Not taken by that destination, by reason.
     """
 
-    __slots__ = ("aimless", "exported", "held", "received", "sampled_out", "stored")
+    __slots__ = ("aimless", "exported", "failed", "held", "received", "sampled_out", "stored")
 
     def __init__(self) -> None:
         self.received = self.sampled_out = self.held = self.exported = self.stored = self.aimless = 0
+        self.failed: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +72,11 @@ def before_delivery(health: Health) -> Counts:
 def without_outbox(health: Health) -> Counts:
     """The balance where spans go to the local store, to exporters or to a provider of the application's."""
     counts, balance = before_delivery(health), health.balance
-    lost = {kind: n for kind, n in health.losses().items() if kind.startswith((_STORE, "export."))}
-    lost_stored = min(sum(n for kind, n in lost.items() if kind.startswith(_STORE)), balance.stored)
-    dropped = dict(counts.dropped)
-    if balance.stored:
-        dropped |= {kind: n for kind, n in lost.items() if kind.startswith(_STORE)}
+    lost = (
+        {kind: n for kind, n in health.losses().items() if kind.startswith(_STORE)} if balance.stored else {}
+    )
+    lost_stored = min(sum(lost.values()), balance.stored)
+    dropped = {**counts.dropped, **balance.failed, **lost}
     if balance.aimless:
         dropped[NO_DESTINATION] = balance.aimless
     return Counts(

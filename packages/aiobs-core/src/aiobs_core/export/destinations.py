@@ -148,24 +148,32 @@ class Destinations:
     def deliver(self, batch: Sequence[object]) -> Sequence[Any]:
         """Give the finished spans to every exporter; the last stage, so nothing goes on."""
         spans = cast("Sequence[ReadableSpan]", batch)
-        if self.delivery is None:
-            self._count(len(spans))
+        # For the balance: the outbox counts itself; where there is none, the first destination is the one that counts.
+        counts = self.delivery is None
+        if counts and not self._exporters:
+            self._health.balance.aimless += len(spans)
         for exporter in self._exporters:
+            why = ""
             try:
                 result = exporter.export(spans)
             except _SURVIVED as error:
-                self._lost(exporter, type(error).__name__, len(spans))
+                why = type(error).__name__
             else:
                 if result is SpanExportResult.FAILURE and not getattr(exporter, "counts_its_losses", False):
-                    self._lost(exporter, "FAILURE", len(spans))
+                    why = "FAILURE"
+            if why:
+                self._lost(exporter, why, len(spans))
+            if counts:
+                self._count(exporter, len(spans), failed=bool(why))
+                counts = False
         return ()
 
-    def _count(self, count: int) -> None:
-        """For the balance: where there is no outbox, which counts itself, the first destination is the one that counts."""
+    def _count(self, exporter: SpanExporter, count: int, *, failed: bool) -> None:
         balance = self._health.balance
-        if not self._exporters:
-            balance.aimless += count
-        elif isinstance(self._exporters[0], StoreExporter):
+        if failed:
+            reason = f"export.{type(exporter).__name__}"
+            balance.failed[reason] = balance.failed.get(reason, 0) + count
+        elif isinstance(exporter, StoreExporter):
             balance.stored += count
         else:
             balance.exported += count
