@@ -27,7 +27,7 @@ def record():
     """Records runs with some settings; returns the balance as the metrics tell it."""
     made = []
 
-    def do(runs=5, *, exporters=None, broken=False, **settings):
+    def do(runs=5, *, exporters=None, flush_s=10, **settings):
         recorder = Recorder(Settings(console="off", **settings), exporters=exporters)
         made.append(recorder)
         for key in range(runs):
@@ -35,7 +35,7 @@ def record():
             recorder.end(key)
         recorder.start("transparent", None)  # no span at all
         recorder.end("transparent")
-        recorder.flush(10)
+        recorder.flush(flush_s)
         recorder.shutdown(10)
         return told_by(recorder)
 
@@ -80,6 +80,7 @@ def test_not_taken_by_the_receiver(record, tmp_path, spool):
             metrics=False,
             logs_exporter=("none",),
             export_timeout_s=0.5,
+            flush_s=0.3,
         )
     if spool:
         assert told == {"received": 5, "waiting": 5}

@@ -28,6 +28,7 @@ _MAX_BYTES: Final = 3 << 20  # gRPC receivers take 4 MiB unless told otherwise
 _FIRST_PAUSE_S: Final = 1.0
 _LAST_PAUSE_S: Final = 30.0
 _ADOPT_EVERY_S: Final = 10.0
+_SOON_S: Final = 0.05  # what others left has to wait only until nobody waits for a flush
 _TIDY_EVERY_S: Final = 60.0
 
 
@@ -139,7 +140,7 @@ class Courier:
             if batch is not None:
                 self._deliver(box, batch)
                 return max(self._not_before_s - self._clock_s(), 0.0)
-        return _ADOPT_EVERY_S
+        return _SOON_S if own else _ADOPT_EVERY_S
 
     def _take(self, box: Outbox, *, own: bool) -> Batch | None:
         """In turns what this process put and what it took over, so that neither waits for the end of the other."""

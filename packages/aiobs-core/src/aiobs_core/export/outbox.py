@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aiobs_core._fork import uninterrupted_by_fork
-from aiobs_core.export.outbox_file import FILE_NAME, identity_of, keep_for_ever, myself, open_file
+from aiobs_core.export.outbox_file import (
+    FILE_NAME,
+    add_losses,
+    identity_of,
+    keep_for_ever,
+    myself,
+    open_file,
+    used_bytes,
+)
 from aiobs_core.export.outbox_neighbours import mark_tried, open_here
 from aiobs_core.export.parcels import Batch, Bounds, Tally
 
@@ -69,21 +77,25 @@ class Outbox:
         self.process = (
             process or secrets.randbits(48) | 1
         )  # by chance: those of a damaged file come into the new one
-        now_s = int(wall_s())
-        pid, host, born = myself()
         try:
-            with self.transaction() as db:
-                self.is_new = bool(
-                    db.execute(
-                        "INSERT OR IGNORE INTO processes(id, pid, host, born, service, destination, place, started_s, seen_s) "
-                        "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        (self.process, pid, host, born, service, destination, place, now_s, now_s),
-                    ).rowcount
-                )
+            self.is_new = self._register(place, service)
         except BaseException:
             self._db.close()
             raise
         open_here.add(self.process)
+
+    def _register(self, place: str, service: str) -> bool:
+        """Enter this process into the file; False if it is there already."""
+        now_s = int(self._wall_s())
+        row = (self.process, *myself(), service, self.destination, place, now_s, now_s)
+        with self.transaction() as db:
+            return bool(
+                db.execute(
+                    "INSERT OR IGNORE INTO processes(id, pid, host, born, service, destination, place, started_s, "
+                    "seen_s) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    row,
+                ).rowcount
+            )
 
     @property
     def is_durable(self) -> bool:
@@ -135,7 +147,7 @@ class Outbox:
             )
             added = db.total_changes - before
             lost = {DUPLICATE: len(rows) - added} if added < len(rows) else {}
-            self._add_losses(db, self.process, lost)
+            add_losses(db, self.process, lost)
             db.execute("UPDATE processes SET put = put + ? WHERE id = ?", (len(rows), self.process))
             self._tell(db, tally)
             evicted = self._make_room(db, added)
@@ -143,11 +155,7 @@ class Outbox:
         return {**lost, EVICTED: evicted} if evicted else lost
 
     def tell(self, tally: Tally) -> None:
-        """Write down what became of spans that never came here.
-
-        Raises:
-            sqlite3.Error: If that cannot be written.
-        """
+        """Write down what became of spans that never came here; raises sqlite3.Error if that is not possible."""
         with self.transaction() as db:
             self._tell(db, tally)
 
@@ -169,7 +177,7 @@ class Outbox:
         excess = 0
         if self._bounds.max_spans is not None:
             excess = self._held_spans + added - self._bounds.max_spans
-        while excess > 0 or self._used_bytes(db) > self._bounds.max_bytes:
+        while excess > 0 or used_bytes(db) > self._bounds.max_bytes:
             oldest = db.execute(
                 "SELECT id, process FROM spans ORDER BY id LIMIT ?",
                 (min(excess, _SLICE) if excess > 0 else _SLICE,),
@@ -179,27 +187,10 @@ class Outbox:
             db.execute("DELETE FROM spans WHERE id <= ?", (oldest[-1][0],))
             for process in {row[1] for row in oldest}:
                 count = sum(row[1] == process for row in oldest)
-                self._add_losses(db, process, {EVICTED: count})
+                add_losses(db, process, {EVICTED: count})
                 own += count if process == self.process else 0
             excess -= len(oldest)
         return own
-
-    @staticmethod
-    def _used_bytes(db: sqlite3.Connection) -> int:
-        pages, free, size = (
-            int(db.execute(f"PRAGMA {name}").fetchone()[0])
-            for name in ("page_count", "freelist_count", "page_size")
-        )
-        return (pages - free) * size
-
-    @staticmethod
-    def _add_losses(db: sqlite3.Connection, process: int, lost: Mapping[str, int]) -> None:
-        for reason, count in lost.items():
-            db.execute(
-                "INSERT INTO losses(process, reason, spans) VALUES(?, ?, ?) "
-                "ON CONFLICT(process, reason) DO UPDATE SET spans = spans + excluded.spans",
-                (process, reason, count),
-            )
 
     # --- out ----------------------------------------------------------------------------------------------------
     def take(self, *, max_spans: int, max_bytes: int, own: bool) -> Batch | None:
@@ -282,7 +273,7 @@ class Outbox:
                 "UPDATE processes SET exported = exported + ?, repeated = repeated + ? WHERE id = ?",
                 (left, min(batch.tried, exported), batch.process),
             )
-            self._add_losses(db, batch.process, lost)
+            add_losses(db, batch.process, lost)
             db.execute(
                 "UPDATE processes SET first = NULL, last = NULL, beat = beat + 1, seen_s = ? WHERE id = ?",
                 (int(self._wall_s()), self.process),
@@ -290,11 +281,7 @@ class Outbox:
         self._held_spans -= gone
 
     def put_back(self, batch: Batch, *, error: str, may_have_arrived: bool) -> None:
-        """Leave a batch that was not sent where it is, for the next try.
-
-        Raises:
-            sqlite3.Error: If that cannot be written; nothing is lost by it.
-        """
+        """Leave a batch that was not sent where it is, for the next try; raises sqlite3.Error, without a loss."""
         with self.transaction() as db:
             if may_have_arrived:
                 db.execute(
@@ -331,7 +318,7 @@ class Outbox:
                 return 0
             db.execute("DELETE FROM spans WHERE sender = ? AND at_s < ?", (self.process, limit_s))
             for process, count in old:
-                self._add_losses(db, process, {EXPIRED: count})
+                add_losses(db, process, {EXPIRED: count})
         lost = sum(count for _, count in old)
         self._held_spans -= lost
         return int(lost)
@@ -341,7 +328,7 @@ class Outbox:
         with self.transaction() as db:
             count = db.execute("DELETE FROM spans WHERE sender = ?", (self.process,)).rowcount
             if count:
-                self._add_losses(db, self.process, {reason: count})
+                add_losses(db, self.process, {reason: count})
         self._held_spans -= count
         return int(count)
 

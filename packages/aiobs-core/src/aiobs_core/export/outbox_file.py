@@ -7,6 +7,7 @@ import os
 import sqlite3
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -137,6 +138,25 @@ def identity_of(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def used_bytes(db: sqlite3.Connection) -> int:
+    """Size of what is in the file, without pages that are free."""
+    pages, free, size = (
+        int(db.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * size
+
+
+def add_losses(db: sqlite3.Connection, process: int, lost: Mapping[str, int]) -> None:
+    """Count spans of a process that are gone, by reason."""
+    for reason, count in lost.items():
+        db.execute(
+            "INSERT INTO losses(process, reason, spans) VALUES(?, ?, ?) "
+            "ON CONFLICT(process, reason) DO UPDATE SET spans = spans + excluded.spans",
+            (process, reason, count),
+        )
 
 
 def keep_for_ever(connection: sqlite3.Connection) -> None:

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from aiobs_core.export.outbox_file import FILE_NAME, identity_of, open_file
+from aiobs_core.export.outbox_file import FILE_NAME, add_losses, identity_of, open_file
 from aiobs_core.privacy._file_lock import lock, unlock
 
 DAMAGED: Final = "damaged"
@@ -124,11 +124,7 @@ def _count_missing(db: sqlite3.Connection) -> int:
     ).fetchall():
         if left > 0:
             missing[process] = left
-            db.execute(
-                "INSERT INTO losses(process, reason, spans) VALUES(?, ?, ?) "
-                "ON CONFLICT(process, reason) DO UPDATE SET spans = spans + excluded.spans",
-                (process, DAMAGED, left),
-            )
+            add_losses(db, process, {DAMAGED: left})
     db.execute("COMMIT")
     return sum(missing.values())
 
