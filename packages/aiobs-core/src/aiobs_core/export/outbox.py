@@ -37,6 +37,11 @@ EXPIRED: Final = "expired"
 DUPLICATE: Final = "duplicate"
 _SLICE: Final = 32  # spans that give way at once: more could be all there are, where they are large
 
+_OLDEST: Final = (  # those on their way are spared: they would be counted as lost, and arrive
+    "SELECT id, process FROM spans WHERE NOT EXISTS(SELECT 1 FROM processes WHERE processes.id = sender "
+    "AND spans.id BETWEEN first AND last) ORDER BY id LIMIT ?"
+)
+
 
 class Outbox:
     """One process's connection to an outbox. Safe to use from several threads; after a fork the child needs its own.
@@ -178,13 +183,10 @@ class Outbox:
         if self._bounds.max_spans is not None:
             excess = self._held_spans + added - self._bounds.max_spans
         while excess > 0 or used_bytes(db) > self._bounds.max_bytes:
-            oldest = db.execute(
-                "SELECT id, process FROM spans ORDER BY id LIMIT ?",
-                (min(excess, _SLICE) if excess > 0 else _SLICE,),
-            ).fetchall()
+            oldest = db.execute(_OLDEST, (min(excess, _SLICE) if excess > 0 else _SLICE,)).fetchall()
             if not oldest:
                 break
-            db.execute("DELETE FROM spans WHERE id <= ?", (oldest[-1][0],))
+            db.executemany("DELETE FROM spans WHERE id = ?", [row[:1] for row in oldest])
             for process in {row[1] for row in oldest}:
                 count = sum(row[1] == process for row in oldest)
                 add_losses(db, process, {EVICTED: count})
@@ -196,8 +198,7 @@ class Outbox:
     def take(self, *, max_spans: int, max_bytes: int, own: bool) -> Batch | None:
         """The oldest spans that this process has to send; None if there are none.
 
-        They stay until they are settled. That they are on their way is written down, for whoever takes them over if
-        this process dies meanwhile.
+        They stay until they are settled. That they are on their way is written down, for whoever takes them over.
 
         Args:
             max_spans: How many at the most.
@@ -228,8 +229,7 @@ class Outbox:
                 heads=self._heads(db, {row[1] for row in rows}),
                 tried=sum(row[3] > 0 for row in rows),
             )
-        if self.is_durable:
-            self._note_flight(batch)
+        self._note_flight(batch)
         return batch
 
     def _adopted_from(self, db: sqlite3.Connection) -> int | None:
@@ -292,7 +292,7 @@ class Outbox:
             db.execute("UPDATE processes SET first = NULL, last = NULL WHERE id = ?", (self.process,))
 
     def note_error(self, error: str) -> None:
-        """Keep what went wrong last, to be shown: class and status, nothing of what was sent where."""
+        """Keep what went wrong last, to be shown: class and status."""
         with self.transaction() as db:
             self._note_error(db, error)
 
