@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import imports, instructions, sampling, timing, worker
+from benchmarks import delivery, imports, instructions, sampling, timing, worker
 from benchmarks.scenarios import FRAMEWORKS, load
 from benchmarks.tables import Gate, gate_table
 
@@ -64,9 +64,13 @@ def _time(*, quick: bool) -> tuple[Mapping[str, float], list[Gate]]:
     of_sampling = sampling.measure(rounds)
     print(sampling.report(of_sampling))
     found |= of_sampling
+    of_delivery = delivery.measure(rounds)
+    print(delivery.report(of_delivery))
+    found |= of_delivery
     found |= imports.import_times(_QUICK_PROCESSES if quick else _PROCESSES)
     print(imports.report(found))
-    return found, [*timing.gates(found), *worker.gates(found), *sampling.gates(found), *imports.gates(found)]
+    parts = (timing, worker, sampling, delivery, imports)
+    return found, [gate for part in parts for gate in part.gates(found)]
 
 
 def _count(only: Sequence[str]) -> tuple[Mapping[str, float], list[Gate]]:

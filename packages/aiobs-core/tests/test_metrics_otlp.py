@@ -28,7 +28,7 @@ def receiver() -> Iterator[OtlpReceiver]:
 
 
 def recorder_for(endpoint: str, **settings: Any) -> Recorder:
-    given = {**QUICK, "otlp_endpoint": endpoint, "metrics_endpoint": endpoint, **settings}
+    given = {**QUICK, "spool": "off", "otlp_endpoint": endpoint, "metrics_endpoint": endpoint, **settings}
     if "protocol" in given:
         given["otlp_protocol"] = given["metrics_protocol"] = given.pop("protocol")
     return Recorder(Settings.load({}, given, strict=True))
@@ -105,6 +105,7 @@ def test_workers_that_were_forked_are_told_apart(receiver: OtlpReceiver, given: 
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
     """)
     environment = {
+        "AIOBS_SPOOL": "off",
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http_endpoint,
         "AIOBS_HASH_KEY": "sixteen bytes or more",
         "OTEL_RESOURCE_ATTRIBUTES": given,
@@ -185,6 +186,7 @@ def test_metrics_are_sent_where_they_are_wanted(receiver: OtlpReceiver, settings
     given = {
         **QUICK,
         "otlp_endpoint": receiver.http_endpoint,
+        "spool": "off",
         "metrics_endpoint": receiver.http_endpoint,
         **settings,
     }
@@ -203,6 +205,7 @@ def test_the_end_of_a_script_delivers_its_metrics(receiver: OtlpReceiver) -> Non
             pass
     """)
     environment = {
+        "AIOBS_SPOOL": "off",
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http_endpoint,
         "AIOBS_HASH_KEY": "sixteen bytes or more",
     }

@@ -49,7 +49,7 @@ def lines(tmp_path):
 
 def environment(**variables: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIOBS_", "OTEL_"))}
-    return {**kept, **variables}
+    return {**kept, "AIOBS_SPOOL": "off", **variables}
 
 
 def execute(script: str, *arguments: object, as_file: Path | None = None, **variables: str) -> str:

@@ -77,17 +77,17 @@ class Corridor:
 
         settings, health, meters, privacy = self._settings, self._health, self._meters, self._privacy
         measure = Measure(settings, meters, privacy)
-        self._decide = decide = Decide(settings, meters, self._destinations)
+        self._decide = decide = Decide(settings, meters, health, self._destinations)
         stages: tuple[tuple[str, Stage], ...] = (
             ("read", self._read),
             ("price", Pricer(settings, health, meters, privacy).price),
             ("measure", measure.measure),
-            ("switch", _wanted),
+            ("switch", self._wanted),
             ("decide", decide.decide),
             ("mark", measure.mark),
             ("mask", privacy.mask),
             ("log", self.logs.note),
-            ("switch", _traced),
+            ("switch", self._traced),
             ("render", Renderer(settings, self._destinations.resource, health, privacy)),
             ("deliver", self._destinations.deliver),
         )
@@ -204,6 +204,7 @@ class Corridor:
     def _read(self, batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
         read = self._reader.read
         out: list[InCorridor] = []
+        unread = 0
         for item in batch:
             if isinstance(item, AgentSpan):
                 try:
@@ -212,22 +213,27 @@ class Corridor:
                     self._health.problem(
                         "read", f"aiobs: a run could not be read ({type(error).__name__}).", lost=1
                     )
+                    unread += 1
                     continue
                 if run is not None:
                     out.append(run)
             else:
                 out.append(item)
+        self._health.balance.received += len(out) + unread
         return out
 
+    def _wanted(self, batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+        """Leave out the runs that had to be measured only: nobody has to decide about them."""
+        return self._without_those_off(batch, TRACES | LOGS)
 
-def _wanted(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
-    """Leave out the runs that had to be measured only: nobody has to decide about them."""
-    return [item for item in batch if type(item) is not Run or item.span.trace.signals & (TRACES | LOGS)]
+    def _traced(self, batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
+        """Leave out the runs whose spans are switched off: nothing is rendered of them."""
+        return self._without_those_off(batch, TRACES)
 
-
-def _traced(batch: Sequence[InCorridor]) -> Sequence[InCorridor]:
-    """Leave out the runs whose spans are switched off: nothing is rendered of them."""
-    return [item for item in batch if type(item) is not Run or item.span.trace.signals & TRACES]
+    def _without_those_off(self, batch: Sequence[InCorridor], signals: int) -> Sequence[InCorridor]:
+        left = [item for item in batch if type(item) is not Run or item.span.trace.signals & signals]
+        self._health.balance.received -= len(batch) - len(left)  # there was to be no span
+        return left
 
 
 def _left_s(timeout_s: float, started_s: float) -> float:

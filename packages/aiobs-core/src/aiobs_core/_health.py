@@ -6,6 +6,8 @@ import logging
 import threading
 from collections import Counter
 
+from aiobs_core._balance import Balance
+
 _log = logging.getLogger("aiobs")
 
 
@@ -20,6 +22,8 @@ class Health:
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._warned: set[str] = set()
+        self._losses: Counter[str] = Counter()
+        self.balance = Balance()
 
     def problem(self, kind: str, message: str, *, lost: int = 0, signal: str = "spans") -> None:
         """Count one problem and log `message` if it is the first of its `kind`.
@@ -34,6 +38,8 @@ class Health:
             self._counts[kind] += 1
             if lost:
                 self._counts[f"{signal}.dropped"] += lost
+                if signal == "spans":
+                    self._losses[kind] += lost
             first = kind not in self._warned
             self._warned.add(kind)
         if first:
@@ -51,3 +57,8 @@ class Health:
         """Problems by kind, and `spans.dropped` and the like, since the process started (a copy)."""
         with self._lock:
             return dict(self._counts)
+
+    def losses(self) -> dict[str, int]:
+        """Spans that are gone, by kind of problem, since the process started (a copy)."""
+        with self._lock:
+            return dict(self._losses)

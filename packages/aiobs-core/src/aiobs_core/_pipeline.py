@@ -11,12 +11,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import attach, set_value
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import TraceFlags
 
+from aiobs_core._balance import Counts, without_outbox
 from aiobs_core._context import SUPPRESS_KEY, request_attributes
 from aiobs_core._corridor import Arrived, Corridor
 from aiobs_core._fork import uninterrupted_by_fork
@@ -27,6 +29,7 @@ from aiobs_core._span import NEW_TRACE_SAMPLED, AgentSpan, LocalTrace, new_span_
 from aiobs_core._switches import ALL, signals_of
 from aiobs_core.export.destinations import Destinations
 from aiobs_core.metrics.active import ActiveRuns
+from aiobs_core.metrics.balance import balance_metrics
 from aiobs_core.metrics.meters import Meters
 from aiobs_core.metrics.series import FamilySnapshot, Point
 from aiobs_core.privacy.foreign import ForeignSpan
@@ -89,6 +92,7 @@ class Pipeline:
 
     def _start_counting(self) -> None:
         """What a process counts from its start on, whatever is opened and closed meanwhile."""
+        self._balance: Callable[[], Counts] = partial(without_outbox, self._health)
         self._reader = Reader(self._health)
         self.meters = Meters(self._health, max_values=self._settings.metric_max_values)
         self.meters.observe("queue", self._observed)
@@ -103,7 +107,8 @@ class Pipeline:
         self.meters.observe("active", active)
 
     def _observed(self) -> Sequence[FamilySnapshot]:
-        return [FamilySnapshot(names.TELEMETRY_QUEUED, [Point((), self._queue.qsize())])]
+        queued = FamilySnapshot(names.TELEMETRY_QUEUED, [Point((), self._queue.qsize())])
+        return [queued, *balance_metrics(self._balance())]
 
     def _renew_threading(self) -> None:
         self._queue: queue.SimpleQueue[Arrived | _Marker] = queue.SimpleQueue()  # put() is safe in finalizers
@@ -187,6 +192,7 @@ class Pipeline:
                 self.new_span_id = destinations.id_generator.generate_span_id
                 self._new_trace_id = destinations.id_generator.generate_trace_id
             self._destinations = destinations
+            self._balance = destinations.balance  # the last one's stays when it is closed
             self._corridor = Corridor(
                 self._settings,
                 self._health,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from aiobs_core import _setting_values as values
+from aiobs_core._delivery_settings import DeliverySettings
 from aiobs_core._errors import SettingsError
-from aiobs_core._log_settings import LogSettings
 from aiobs_core._setting_sources import (
     CONFIG_FILE_VARIABLE,
     first_valid,
@@ -31,7 +31,7 @@ _NO_HASHES: Final = "hashes are left out until it is mended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(LogSettings):
+class Settings(DeliverySettings):
     """What aiobs does and where it sends it.
 
     Precedence: an argument of `configure()`, then the environment, then the TOML file named by
@@ -210,9 +210,9 @@ class Settings(LogSettings):
     )
     export_timeout_s: float = setting(
         values.number(0.1, 600, "seconds"),
-        5.0,
+        2.0,
         "AIOBS_EXPORT_TIMEOUT_S",
-        "How long flush and shutdown may take.",
+        "How long flush and shutdown may take, and so a process's exit while a receiver does not answer.",
     )
     otlp_endpoint: str = setting(
         values.text,

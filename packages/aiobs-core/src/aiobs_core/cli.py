@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from aiobs_core.export import doctor as of_delivery
     from aiobs_core.pricing import commands as of_prices
     from aiobs_core.privacy import commands as of_privacy
     from aiobs_core.sampling import commands as of_sampling
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     of_prices.add_commands(commands)
     of_sampling.add_commands(commands)
     of_top.add_commands(commands)
+    of_delivery.add_commands(commands)
     _add_foreign_commands(commands)
     return parser
 

@@ -15,8 +15,9 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider,
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
+from aiobs_core._balance import Counts, without_outbox
 from aiobs_core.export.console import ConsoleExporter
-from aiobs_core.export.sender import Sender
+from aiobs_core.export.delivery import Delivery
 from aiobs_core.store.location import store_folder
 from aiobs_core.store.writer import StoreExporter
 
@@ -140,23 +141,48 @@ class Destinations:
         if exporters is not None:
             self._exporters.extend(exporters)
         else:
-            self._made = _standard(settings, health, app_owned=app_owned)
+            self._made = _standard(settings, health, self.resource, app_owned=app_owned)
             self._exporters.extend(self._made)
         stores = [each for each in self._made if isinstance(each, StoreExporter)]
         self.store_folder: Path | None = stores[0].folder if stores else None
+        self.delivery = next((each for each in self._made if isinstance(each, Delivery)), None)
 
     def deliver(self, batch: Sequence[object]) -> Sequence[Any]:
         """Give the finished spans to every exporter; the last stage, so nothing goes on."""
         spans = cast("Sequence[ReadableSpan]", batch)
+        # For the balance: the outbox counts itself; where there is none, the first destination is the one that counts.
+        counts = self.delivery is None
+        if counts and not self._exporters:
+            self._health.balance.aimless += len(spans)
         for exporter in self._exporters:
+            why = ""
             try:
                 result = exporter.export(spans)
             except _SURVIVED as error:
-                self._lost(exporter, type(error).__name__, len(spans))
+                why = type(error).__name__
             else:
                 if result is SpanExportResult.FAILURE and not getattr(exporter, "counts_its_losses", False):
-                    self._lost(exporter, "FAILURE", len(spans))
+                    why = "FAILURE"
+            if why:
+                self._lost(exporter, why, len(spans))
+            if counts:
+                self._count(exporter, len(spans), failed=bool(why))
+                counts = False
         return ()
+
+    def _count(self, exporter: SpanExporter, count: int, *, failed: bool) -> None:
+        balance = self._health.balance
+        if failed:
+            reason = f"export.{type(exporter).__name__}"
+            balance.failed[reason] = balance.failed.get(reason, 0) + count
+        elif isinstance(exporter, StoreExporter):
+            balance.stored += count
+        else:
+            balance.exported += count
+
+    def balance(self) -> Counts:
+        """What became of the spans of this process."""
+        return without_outbox(self._health) if self.delivery is None else self.delivery.balance()
 
     def _lost(self, exporter: SpanExporter, why: str, count: int) -> None:
         name = type(exporter).__name__
@@ -198,12 +224,13 @@ class Destinations:
             except _SURVIVED as error:
                 self._failed("shutdown", exporter, error)
                 delivered = False
+        delivered = delivered and not (self.delivery is not None and self.delivery.undelivered)
         return self._lost_nothing() and delivered
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Wait until the exporters that are made in the background are there, or have failed to be."""
         for exporter in self._made:
-            if isinstance(exporter, Sender):
+            if isinstance(exporter, Delivery):
                 exporter.wait_until_ready(timeout_s)
 
     def _lost_nothing(self) -> bool:
@@ -247,12 +274,14 @@ def _provider(
         return provider
 
 
-def _standard(settings: Settings, health: Health, *, app_owned: bool) -> list[SpanExporter]:
+def _standard(
+    settings: Settings, health: Health, resource: Resource, *, app_owned: bool
+) -> list[SpanExporter]:
     exporters: list[SpanExporter] = []
     sends = not app_owned and "none" not in settings.traces_exporter
     sends = sends and bool(settings.otlp_endpoint or "otlp" in settings.traces_exporter)
     if sends:
-        exporters.append(_otlp(settings, health))
+        exporters.append(_otlp(settings, health, resource))
     wants_store = settings.store != "auto" or not (sends or app_owned)
     folder = _store_folder(settings, health) if wants_store else None
     retention_days = settings.retention_days or settings.privacy_policy.retention_days
@@ -284,15 +313,17 @@ def _store_folder(settings: Settings, health: Health) -> Path | None:
         return None
 
 
-def _otlp(settings: Settings, health: Health) -> SpanExporter:
-    def make() -> SpanExporter:
-        from aiobs_core.export.otlp import make_otlp_exporter
+def _otlp(settings: Settings, health: Health, resource: Resource) -> SpanExporter:
+    from aiobs_core.export.open_delivery import open_delivery
 
-        return make_otlp_exporter(settings, health=health)
+    # What the platform says of folders and of OTLP's variables is no setting of aiobs.
+    delivery = open_delivery(settings, health, resource, cwd=_working_folder(), environ=os.environ)  # noqa: TID251
+    delivery.make_ready()
+    return delivery
 
-    timeout_s = (
-        settings.export_timeout_s * 0.8
-    )  # so that what was lost is said before everybody stops waiting
-    sender = Sender(make, queue_size=settings.queue_size, health=health, name="otlp", timeout_s=timeout_s)
-    sender.make_ready()
-    return sender
+
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it was deleted
+        return None

@@ -208,6 +208,15 @@ def _timeout_s(signal: Signal, environ: Mapping[str, str]) -> float:
         return _DEFAULT_TIMEOUT_S
 
 
+def import_ahead() -> None:
+    """Import what the first HTTP request would: a fork in the middle of that leaves a child that can send nothing.
+
+    See `aiobs_core._fork`; whoever opens exporters holds its lock.
+    """
+    for module in ("netrc", "encodings.idna", "stringprep"):
+        import_module(module)
+
+
 def _grpc_compression(signal: Signal, environ: Mapping[str, str]) -> Mapping[str, Any]:
     if _variable(signal, "COMPRESSION", environ).lower() != "none":
         return {}

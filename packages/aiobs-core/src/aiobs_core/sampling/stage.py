@@ -12,6 +12,7 @@ from aiobs_core.sampling.tail import Limits, TailSampler
 from aiobs_core.semconv import metrics as names
 
 if TYPE_CHECKING:
+    from aiobs_core._health import Health
     from aiobs_core._settings import Settings
     from aiobs_core.export.destinations import Destinations
     from aiobs_core.metrics.meters import Meters
@@ -23,7 +24,10 @@ _SLACK_S: Final = 0.5  # between the end of the grace and the arrival of the run
 class Decide:
     """Used by the worker only. With a policy that keeps everything nothing is held back."""
 
-    def __init__(self, settings: Settings, meters: Meters, destinations: Destinations) -> None:
+    def __init__(
+        self, settings: Settings, meters: Meters, health: Health, destinations: Destinations
+    ) -> None:
+        self._balance = health.balance
         self._spans_dropped = meters.number(names.SAMPLING_SPANS_DROPPED)
         self._tail: TailSampler | None = None
         if settings.sampling.keeps_all:

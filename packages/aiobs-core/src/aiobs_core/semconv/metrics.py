@@ -82,6 +82,8 @@ ATTRIBUTE: Final = "attribute"
 WORK: Final = "work"
 DECISION: Final = "decision"
 RULE: Final = "rule"
+STATE: Final = "state"
+REASON: Final = "reason"
 
 LABELS: Final = {
     STAGE: "Part of the request, as `ai.agent.stage`; `total`: the whole of it",
@@ -102,6 +104,8 @@ LABELS: Final = {
     WORK: "Part of aiobs' own work",
     DECISION: "`kept` or `dropped`",
     RULE: "Rule of the sampling policy that decided",
+    STATE: "`received`, `sampled_out`, `exported`, `stored` or `dropped`",
+    REASON: "Why spans were dropped, such as `spool_full`; empty for other states",
 }
 """The attributes of `ai.agent.*` metrics, and what they say."""
 
@@ -228,6 +232,18 @@ TELEMETRY_DROPPED: Final = _metric(Metric(
 TELEMETRY_ERRORS: Final = _metric(Metric(
     name="ai.agent.telemetry.errors", instrument="counter", unit="{error}", attributes=(KIND,),
     brief="Problems of aiobs itself, by kind; the first of each is logged, too",
+))  # fmt: skip
+TELEMETRY_SPANS: Final = _metric(Metric(
+    name="ai.agent.telemetry.spans", instrument="counter", unit="{span}", attributes=(STATE, REASON),
+    brief="What became of ended spans: those `received` are the sum of the others and of those that wait",
+))  # fmt: skip
+TELEMETRY_WAITING: Final = _metric(Metric(
+    name="ai.agent.telemetry.waiting", instrument="gauge", unit="{span}", attributes=(),
+    brief="Spans that were received, and wait for a decision or for the receiver",
+))  # fmt: skip
+TELEMETRY_REPEATED: Final = _metric(Metric(
+    name="ai.agent.telemetry.repeated", instrument="counter", unit="{span}", attributes=(),
+    brief="Exported spans that the receiver may have got twice, since an earlier try was left without an answer",
 ))  # fmt: skip
 TELEMETRY_OVERHEAD: Final = _metric(Metric(
     name="ai.agent.telemetry.overhead", instrument="counter", unit="s", attributes=(WORK,),

@@ -45,7 +45,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.path = folder / FOLDER_NAME / f"{os.getpid()}-{_host()}{secrets.token_hex(4)}{_SUFFIX}"
+        self.path = folder / FOLDER_NAME / f"{os.getpid()}-{host_token()}{secrets.token_hex(4)}{_SUFFIX}"
 
     def append(self, spans: Sequence[ReadableSpan]) -> None:
         """Write one line that holds `spans`.
@@ -191,7 +191,7 @@ def _count_unread(path: Path, unread: list[bytes], health: Health) -> None:
 def _is_abandoned(path: Path) -> bool:
     """Whether no process will append to this file again."""
     pid, _, token = path.name.removesuffix(_SUFFIX).partition("-")
-    if not pid.isdigit() or not token.startswith(_host()) or sys.platform == "win32":
+    if not pid.isdigit() or not token.startswith(host_token()) or sys.platform == "win32":
         return time.time() - path.stat().st_mtime > _FOREIGN_IDLE_S
     if int(pid) == os.getpid():
         return True  # not our own file, see the caller: an earlier process had our number
@@ -204,7 +204,7 @@ def _is_abandoned(path: Path) -> bool:
     return False
 
 
-def _host() -> str:
+def host_token() -> str:
     """Eight characters for the set of processes whose numbers mean the same here: one boot, one pid namespace."""
     parts = [platform.node()]
     try:

@@ -1,0 +1,244 @@
+"""The outboxes of one process: the one on disk, and the one in memory for what that cannot take."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from aiobs_core._balance import Counts
+from aiobs_core._fork import uninterrupted_by_fork
+from aiobs_core.export.outbox import Outbox
+from aiobs_core.export.outbox_file import FILE_NAME, OutboxError, identity_of, is_damage
+from aiobs_core.export.outbox_rescue import rescue, was_rescued
+from aiobs_core.export.parcels import Tally
+
+if TYPE_CHECKING:
+    from aiobs_core._health import Health
+    from aiobs_core.export.wire import Encoded
+
+_log = logging.getLogger("aiobs")
+_REOPEN_S: Final = 30.0
+_AVOID_S: Final = 5.0  # a lock that somebody keeps takes a second to be refused: the worker could not keep up
+_IN_MEMORY: Final = " (memory)"
+
+
+class Boxes:
+    """Opens outboxes when they are needed, and others where they fail. Safe to use from several threads.
+
+    Args:
+        on_disk: Opens the one in `folder`; None: there is none.
+        in_memory: Opens the other.
+        health: Told of what failed, under `otlp.spool_*`.
+        folder: Where the one on disk lies.
+        counts: What became of spans before they came here, since the process started.
+        insists: Whether the user asked for a spool: then it is a problem if there is none.
+    """
+
+    def __init__(
+        self,
+        on_disk: Callable[..., Outbox] | None,
+        in_memory: Callable[[], Outbox],
+        health: Health,
+        *,
+        folder: Path | None,
+        counts: Callable[[], Counts],
+        insists: bool,
+    ) -> None:
+        self._on_disk = on_disk
+        self._in_memory = in_memory
+        self._health = health
+        self._counts = counts
+        self._insists = insists
+        self._folder = folder
+        # Always after the lock of forks: the worker holds that one while it passes its first batch.
+        self._lock = threading.RLock()
+        self._disk: Outbox | None = None
+        self._memory: Outbox | None = None
+        self._deleted: list[Outbox] = []  # files that somebody deleted: what was in them can still be read
+        self._open_at_s = 0.0
+        self._avoid_until_s = 0.0
+        self._process: int | None = None  # our number in a file that was damaged
+        self._start = self._base = self._told = counts()
+
+    def all(self) -> list[Outbox]:
+        """Those that may hold spans."""
+        with uninterrupted_by_fork(), self._lock:
+            self._ensure_disk()
+            return [box for box in (self._disk, self._memory, *self._deleted) if box is not None]
+
+    @property
+    def opened(self) -> list[Outbox]:
+        return [box for box in (self._disk, self._memory, *self._deleted) if box is not None]
+
+    def put(self, spans: Sequence[Encoded]) -> Mapping[str, int]:
+        """Take spans in; returns how many of this process's had to go for it, by reason."""
+        with uninterrupted_by_fork(), self._lock:
+            for _ in range(2):  # the second time into a new file
+                box = self._ensure_disk()
+                if box is None or time.monotonic() < self._avoid_until_s:
+                    break
+                now = self._counts()
+                try:
+                    lost = box.put(spans, self._tally(now))
+                except sqlite3.Error as error:
+                    if not self._mend(box, error):
+                        break
+                else:
+                    self._told = now
+                    return lost
+            self._memory = self._memory or self._in_memory()
+            return self._memory.put(spans, Tally())
+
+    def tell(self) -> None:
+        """Write the balance down, for `aiobs doctor`."""
+        with uninterrupted_by_fork(), self._lock:
+            box, now = self._disk, self._counts()
+            if box is None or not box.is_current:
+                return
+            try:
+                box.tell(self._tally(now))
+            except sqlite3.Error:
+                return  # the next one that can be written says the same and more
+            self._told = now
+
+    def _tally(self, now: Counts) -> Tally:
+        base = self._base
+        losses = {name: count - base.dropped.get(name, 0) for name, count in now.dropped.items()}
+        held, direct = now.held, 0
+        for box in (self._memory, *self._deleted):
+            if box is not None:
+                waiting, exported, _, lost = box.state()
+                held, direct = held + waiting, direct + exported
+                for name, count in lost.items():
+                    losses[name + _IN_MEMORY] = losses.get(name + _IN_MEMORY, 0) + count
+        return Tally(
+            received=now.received - base.received,
+            sampled_out=now.sampled_out - base.sampled_out,
+            held=held,
+            direct=direct,
+            losses={name: count for name, count in losses.items() if count},
+        )
+
+    # --- what fails -----------------------------------------------------------------------------------------------
+    def _ensure_disk(self) -> Outbox | None:
+        if self._disk is not None and not self._disk.is_current:
+            self._leave(self._disk)
+        if self._disk is None and self._on_disk is not None and time.monotonic() >= self._open_at_s:
+            self._open_at_s = time.monotonic() + _REOPEN_S
+            try:
+                self._disk = self._open_mended(self._on_disk)
+            except (OutboxError, OSError, sqlite3.Error) as error:
+                self._say_there_is_none(error)
+            else:
+                if self._disk.is_new:
+                    self._base = self._told
+        return self._disk
+
+    def _open_mended(self, on_disk: Callable[..., Outbox]) -> Outbox:
+        try:
+            return on_disk(process=self._process)
+        except sqlite3.DatabaseError as error:
+            if self._folder is None or not is_damage(error):
+                raise
+            self._rescue(self._folder, identity_of(self._folder / FILE_NAME))
+            return on_disk(process=self._process)
+
+    def _say_there_is_none(self, error: Exception) -> None:
+        why = str(error) if isinstance(error, OutboxError) else type(error).__name__
+        message = f"aiobs: there is no spool ({why}); spans wait in memory, and are lost if the process dies."
+        if self._insists:
+            self._health.problem(
+                "otlp.spool_unavailable", message + " Set AIOBS_SPOOL to another folder, or to off."
+            )
+        else:
+            _log.info("%s", message)
+            self._on_disk = None
+
+    def _mend(self, box: Outbox, error: sqlite3.Error) -> bool:
+        """Whether it is worth another try."""
+        if is_damage(error):
+            self.renew(box)
+            return True
+        self._avoid_until_s = time.monotonic() + _AVOID_S
+        self._health.problem(
+            "otlp.spool_unwritable",
+            f"aiobs: the spool cannot be written ({type(error).__name__}); spans wait in memory until it can.",
+        )
+        return False
+
+    def renew(self, box: Outbox) -> None:
+        """Move a damaged file aside, and go on with what can be read of it."""
+        with uninterrupted_by_fork(), self._lock:
+            if box is not self._disk or box.folder is None:
+                return
+            self._rescue(box.folder, box.identity)
+            self._leave(box)
+
+    def renew_damaged(self) -> None:
+        """The same, for the one on disk."""
+        if self._disk is not None:
+            self.renew(self._disk)
+
+    def _rescue(self, folder: Path, identity: tuple[int, int] | None) -> None:
+        found, lost = rescue(folder, identity)
+        self._health.problem(
+            "otlp.spool_damaged",
+            f"aiobs: the spool was damaged and was moved aside; {found} spans could be read, {lost} are lost.",
+            lost=lost,
+        )
+
+    def _leave(self, box: Outbox) -> None:
+        self._disk, self._open_at_s = None, 0.0
+        if box.folder is not None and was_rescued(box.folder, box.identity):
+            box.leave()
+            self._process = box.process
+        else:
+            self._deleted.append(box)
+            self._process = None
+
+    # --- the end --------------------------------------------------------------------------------------------------
+    def state(self) -> Counts:
+        """The balance of this process since its destinations were opened."""
+        with uninterrupted_by_fork(), self._lock:
+            now, start = self._counts(), self._start
+            dropped = {name: count - start.dropped.get(name, 0) for name, count in now.dropped.items()}
+            waiting = exported = repeated = 0
+            for box in self.opened:
+                more = box.state()
+                waiting, exported, repeated = waiting + more[0], exported + more[1], repeated + more[2]
+                for name, count in more[3].items():
+                    dropped[name] = dropped.get(name, 0) + count
+        return replace(
+            now,
+            received=now.received - start.received,
+            sampled_out=now.sampled_out - start.sampled_out,
+            waiting=waiting,
+            exported=exported,
+            repeated=repeated,
+            dropped={name: count for name, count in dropped.items() if count},
+        )
+
+    def drop_memory(self, reason: str) -> int:
+        """Give up what only this process has; returns how many spans."""
+        with uninterrupted_by_fork(), self._lock:
+            return sum(box.drop(reason) for box in (self._memory, *self._deleted) if box is not None)
+
+    def close(self, *, is_idle: bool) -> None:
+        """Close all files."""
+        with uninterrupted_by_fork(), self._lock:
+            self.tell()
+            for box in self.opened:
+                box.close(is_idle=is_idle)
+            self._disk = self._memory = None
+            self._deleted.clear()
+
+    def leak(self) -> None:
+        """After a fork: the files are the parent's."""
+        for box in self.opened:
+            box.leak()

@@ -1,0 +1,88 @@
+"""Which outbox and which transport the settings ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.sdk.resources import SERVICE_NAME
+
+from aiobs_core._balance import before_delivery
+from aiobs_core.export.boxes import Boxes
+from aiobs_core.export.courier import Courier
+from aiobs_core.export.delivery import Delivery
+from aiobs_core.export.otlp import _variable as variable
+from aiobs_core.export.otlp import protocol_of
+from aiobs_core.export.outbox import Outbox
+from aiobs_core.export.outbox_place import outbox_folder, place_of
+from aiobs_core.export.parcels import Bounds
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+    from aiobs_core._health import Health
+    from aiobs_core._settings import Settings
+    from aiobs_core.export.transport import Transport
+
+_log = logging.getLogger("aiobs")
+_MEMORY_BYTES: Final = 64 << 20
+_SHARE: Final = 0.8  # so that what was lost is said before everybody stops waiting
+
+
+def open_delivery(
+    settings: Settings, health: Health, resource: Resource, *, cwd: Path | None, environ: Mapping[str, str]
+) -> Delivery:
+    """Delivery of spans as the settings ask for it; files and connections are opened by its thread.
+
+    Args:
+        settings: Of this process.
+        health: Told of losses.
+        resource: Of the spans.
+        cwd: The project's folder; None: it is gone.
+        environ: Variables of OTLP and of the platform.
+    """
+
+    def make() -> Transport:
+        from aiobs_core.export.transport import open_transport
+
+        return open_transport(settings, environ=environ)
+
+    folder = outbox_folder(settings.spool, cwd=cwd, environ=environ)
+    service = str(resource.attributes.get(SERVICE_NAME, ""))
+    open_box: Callable[..., Outbox] = partial(
+        Outbox,
+        destination=_destination(settings, service, environ),
+        place=place_of(settings.otlp_endpoint),
+        service=service,
+    )
+    max_bytes = settings.spool_max_bytes
+    boxes = Boxes(
+        None if folder is None else partial(open_box, folder, bounds=Bounds(max_bytes=max_bytes)),
+        partial(
+            open_box,
+            None,
+            bounds=Bounds(max_bytes=min(max_bytes, _MEMORY_BYTES), max_spans=settings.queue_size),
+        ),
+        health,
+        folder=folder,
+        counts=partial(before_delivery, health),
+        insists=settings.spool != "auto",
+    )
+    courier = Courier(make, boxes.all, health, max_age_s=settings.spool_max_age_s)
+    return Delivery(boxes, courier, health=health, timeout_s=settings.export_timeout_s * _SHARE)
+
+
+def _destination(settings: Settings, service: str, environ: Mapping[str, str]) -> bytes:
+    """Tells receivers and applications apart: nobody sends another's spans with his own credentials.
+
+    Names of headers, not their values: a key that was changed must not orphan what waits.
+    """
+    headers = sorted(
+        part.partition("=")[0].strip() for part in variable("traces", "HEADERS", environ).split(",")
+    )
+    told = "\n".join((settings.otlp_endpoint, protocol_of(settings), service, *headers))
+    return hashlib.blake2s(told.encode(), digest_size=16).digest()

@@ -1,0 +1,169 @@
+"""What is saved of a damaged outbox: the file is moved aside, and what can be read of it goes into a new one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from aiobs_core.export.outbox_file import FILE_NAME, add_losses, identity_of, open_file
+from aiobs_core.privacy._file_lock import lock, unlock
+
+DAMAGED: Final = "damaged"
+_ASIDE: Final = ".damaged-"
+_LOCK_NAME: Final = "outbox.lock"
+_BY_OUTBOX: Final = (
+    "spool_full",
+    "expired",
+    "refused",
+    "rejected",
+    "too_large",
+    "duplicate",
+    "shutdown",
+    DAMAGED,
+)
+_SLICE: Final = 256
+_COLUMNS: Final = {"spans": "(id, key, process, sender, grp, at_s, tried, body)"}
+
+
+def rescue(folder: Path, identity: tuple[int, int] | None) -> tuple[int, int]:
+    """Replace a damaged file by one with what can be read of it.
+
+    Args:
+        folder: Where it lies.
+        identity: Which file is damaged; if it lies there no more, another process has done the work.
+
+    Returns:
+        How many spans were read, and how many are lost, as far as the counts of the processes can be read.
+
+    Raises:
+        OSError, sqlite3.Error: If there can be no new one.
+    """
+    path = folder / FILE_NAME
+    with _locked(folder):
+        if identity is None or identity_of(path) != identity:
+            return 0, 0
+        aside = _set_aside(path)
+        with closing(open_file(folder)) as db:
+            found = _restore(db, salvage(aside))
+            lost = _count_missing(db)
+    _remove_old(folder)
+    return found, lost
+
+
+def was_rescued(folder: Path, identity: tuple[int, int] | None) -> bool:
+    """Whether a file that is gone was moved aside as damaged, not deleted."""
+    with _locked(folder):
+        return any(identity_of(path) == identity for path in folder.glob(f"{FILE_NAME}{_ASIDE}????????"))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time: a second one would move the first one's new file aside."""
+    try:
+        fd = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:  # the folder was deleted
+        yield
+        return
+    try:
+        lock(fd)
+        try:
+            yield
+        finally:
+            unlock(fd)
+    finally:
+        os.close(fd)
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{FILE_NAME}{_ASIDE}{secrets.token_hex(4)}")
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):  # what was committed last stands in the first of them
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _restore(db: sqlite3.Connection, rows: Iterator[tuple[str, tuple[object, ...]]]) -> int:
+    found = 0
+    db.execute("BEGIN IMMEDIATE")
+    for table, row in rows:
+        marks = ", ".join("?" * len(row))
+        columns = _COLUMNS.get(table, "")
+        # Bytes that were flipped may have made a value of a kind that no column takes.
+        with suppress(sqlite3.IntegrityError, sqlite3.InterfaceError):
+            added = db.execute(f"INSERT OR IGNORE INTO {table}{columns} VALUES({marks})", row).rowcount
+            found += added if table == "spans" else 0
+    db.execute("COMMIT")
+    return found
+
+
+def _count_missing(db: sqlite3.Connection) -> int:
+    """Count spans that are neither there nor accounted for as lost, and delete those nobody knows the receiver of."""
+    missing: Counter[int] = Counter()
+    marks = ", ".join("?" * len(_BY_OUTBOX))
+    db.execute("BEGIN IMMEDIATE")
+    for process, count in db.execute(
+        "SELECT sender, count(*) FROM spans WHERE sender NOT IN (SELECT id FROM processes) GROUP BY sender"
+    ).fetchall():
+        db.execute("DELETE FROM spans WHERE sender = ?", (process,))
+        db.execute(
+            "INSERT INTO processes(id, pid, host, born, service, destination, place, started_s, seen_s, ended, "
+            "received, put) VALUES(?, 0, '', '', 'unknown', x'', '', 0, 0, 1, ?, ?)",
+            (process, count, count),
+        )
+    for process, left in db.execute(
+        f"SELECT id, put - exported - (SELECT count(*) FROM spans WHERE process = processes.id) - (SELECT "  # noqa: S608
+        f"coalesce(sum(spans), 0) FROM losses WHERE process = processes.id AND reason IN ({marks})) FROM processes",
+        _BY_OUTBOX,
+    ).fetchall():
+        if left > 0:
+            missing[process] = left
+            add_losses(db, process, {DAMAGED: left})
+    db.execute("COMMIT")
+    return sum(missing.values())
+
+
+def salvage(aside: Path) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """What can be read of a damaged file: table and row; pages that cannot be read are stepped over."""
+    connection = sqlite3.connect(aside, timeout=0.1, isolation_level=None)
+    with closing(connection):
+        for table in ("heads", "processes", "losses"):
+            with suppress(sqlite3.Error):
+                for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 (names of our own)
+                    yield table, row
+        for row in _spans_of(connection):
+            yield "spans", row
+
+
+def _spans_of(connection: sqlite3.Connection) -> Iterator[tuple[object, ...]]:
+    query = "SELECT id, key, process, sender, grp, at_s, tried, body FROM spans NOT INDEXED WHERE id > ? ORDER BY id"
+    position, step = 0, 1
+    try:
+        # The sequence knows the highest number even where the page that holds it cannot be read.
+        last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'spans'").fetchone()
+    except sqlite3.Error:
+        last = None
+    end = int(last[0]) if last else 0
+    while position <= end:
+        try:
+            for row in connection.execute(query, (position,)):
+                yield row
+                position, step = int(row[0]), 1
+            return
+        except sqlite3.Error:
+            position, step = position + step, min(step * 2, 64)
+
+
+def _remove_old(folder: Path) -> None:
+    """Keep the newest of the files that were moved aside: older ones are of use to nobody."""
+    with suppress(OSError):
+        found = sorted(folder.glob(f"{FILE_NAME}{_ASIDE}????????"), key=lambda path: path.stat().st_mtime)
+        for path in found[:-1]:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
