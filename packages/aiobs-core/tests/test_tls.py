@@ -15,19 +15,23 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import trustme
 from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
+from aiobs_core.export.grpc_receiver import grpc_target
 from aiobs_core.export.otlp import open_exporter
-from aiobs_core.export.otlp_grpc import grpc_target
 from aiobs_core.export.tls import ClientTls, TlsFiles
+from aiobs_core.export.transport import open_transport
 from aiobs_testing.nginx import NginxFront, NginxNotInstalled, nginx_program
 from aiobs_testing.receiver import OtlpReceiver
 from aiobs_testing.rotel import Rotel, RotelNotInstalled, rotel_program
@@ -115,16 +119,37 @@ def endpoint_of(server, protocol):
     return server.grpc_endpoint if protocol == "grpc" else server.http_endpoint
 
 
+class Spans:
+    """An exporter over the transport of spans, which the courier uses, with what it catches."""
+
+    def __init__(self, settings, environ, health):
+        self.transport = open_transport(settings, environ=environ, health=health)
+
+    def export(self, batch):
+        assert not batch
+        verdict = self.transport.send(b"").verdict
+        assert verdict in {"sent", "again"}  # spans are not given up for certificates that can be mended
+        return SpanExportResult.SUCCESS if verdict == "sent" else SpanExportResult.FAILURE
+
+    def shutdown(self):
+        self.transport.close()
+
+
 class Outgoing:
-    """An exporter of metrics under test: it has no data to be made up, and all signals are opened alike."""
+    """An exporter under test: that of spans, or of metrics, which is opened like that of logs."""
 
     def __init__(self, endpoint, protocol, *, signal="metrics", settings=None, **environ):
         self.health = Health()
         variables = {f"OTEL_EXPORTER_OTLP_{name.upper()}": str(value) for name, value in environ.items()}
         variables["OTEL_EXPORTER_OTLP_TIMEOUT"] = os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"]
-        self.exporter = open_exporter(
-            signal, endpoint, protocol, environ=variables, settings=settings, health=self.health
-        )
+        self.batch = MetricsData([]) if signal == "metrics" else []
+        if signal == "traces":
+            settings = replace(settings or Settings(), otlp_endpoint=endpoint, otlp_protocol=protocol)
+            self.exporter = Spans(settings, variables, self.health)
+        else:
+            self.exporter = open_exporter(
+                signal, endpoint, protocol, environ=variables, settings=settings, health=self.health
+            )
 
     def __enter__(self):
         return self
@@ -135,7 +160,7 @@ class Outgoing:
     def send(self):
         """Whether an export got through."""
         try:
-            return self.exporter.export(MetricsData([])).name == "SUCCESS"
+            return self.exporter.export(self.batch).name == "SUCCESS"
         except (AiobsError, OSError):  # older exporters let those of requests out, which are OSErrors
             return False
 
@@ -148,6 +173,11 @@ class Outgoing:
 
     def kinds(self):
         return {kind.removeprefix("otlp.tls.") for kind in self.health.counts()}
+
+
+@pytest.fixture(params=["traces", "metrics"])
+def outgoing(request):
+    return partial(Outgoing, signal=request.param)
 
 
 def certificates(pki, *, ca="ca", client="client"):
@@ -180,8 +210,7 @@ SERVERS = ("receiver", "nginx")
 def test_the_right_certificate_passes_for_every_signal(pki, kind, protocol, signal):
     with served(kind, pki) as (receiver, server):
         with Outgoing(endpoint_of(server, protocol), protocol, signal=signal, **certificates(pki)) as out:
-            batch = MetricsData([]) if signal == "metrics" else []
-            assert out.exporter.export(batch).name == "SUCCESS"
+            assert out.exporter.export(out.batch).name == "SUCCESS"
             assert out.health.counts() == {}
         assert [request.signal for request in receiver.requests] == [signal]
         if kind == "nginx":
@@ -190,7 +219,7 @@ def test_the_right_certificate_passes_for_every_signal(pki, kind, protocol, sign
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_it_passes_a_front_before_a_real_collector(pki, protocol):
+def test_it_passes_a_front_before_a_real_collector(pki, protocol, outgoing):
     need(nginx_program, NginxNotInstalled)
     need(rotel_program, RotelNotInstalled)
     with (
@@ -199,7 +228,7 @@ def test_it_passes_a_front_before_a_real_collector(pki, protocol):
         NginxFront(
             rotel, certificate=pki / "server.pem", private_key=pki / "server.key", client_ca=pki / "ca.pem"
         ) as front,
-        Outgoing(endpoint_of(front, protocol), protocol, **certificates(pki)) as out,
+        outgoing(endpoint_of(front, protocol), protocol, **certificates(pki)) as out,
     ):
         assert out.send()
         assert {each.verified for each in front.wait_for_requests(1)} == {"SUCCESS"}
@@ -208,10 +237,12 @@ def test_it_passes_a_front_before_a_real_collector(pki, protocol):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("bundle", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 @pytest.mark.parametrize("nonsense", ["other-ca.pem", "no-such-file.pem"])
-def test_the_machines_ca_bundle_does_not_win_over_that_of_otlp(monkeypatch, pki, protocol, bundle, nonsense):
+def test_the_machines_ca_bundle_does_not_win_over_that_of_otlp(
+    monkeypatch, pki, protocol, bundle, nonsense, outgoing
+):
     monkeypatch.setenv(bundle, str(pki / nonsense))
     with served("receiver", pki) as (receiver, server):
-        with Outgoing(endpoint_of(server, protocol), protocol, **certificates(pki)) as out:
+        with outgoing(endpoint_of(server, protocol), protocol, **certificates(pki)) as out:
             assert out.send()
         assert len(receiver.requests) == 1
 
@@ -228,12 +259,12 @@ def test_the_machines_ca_bundle_is_used_where_otlp_names_none(pki):
         exporter.shutdown()
 
 
-def test_public_authorities_are_not_trusted_beside_the_one_named(monkeypatch, pki):
+def test_public_authorities_are_not_trusted_beside_the_one_named(monkeypatch, pki, outgoing):
     # requests adds its own bundle to any context that is given to it: this receiver would be let in.
     monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(pki / "ca.pem"))
     with (
         served("receiver", pki) as (_, server),
-        Outgoing(server.http_endpoint, "http/protobuf", **certificates(pki, ca="other-ca")) as out,
+        outgoing(server.http_endpoint, "http/protobuf", **certificates(pki, ca="other-ca")) as out,
     ):
         assert not out.send()
         assert out.kinds() == {"unknown_ca"}
@@ -343,11 +374,11 @@ NO_CERTIFICATE, NOT_THIS_ONE = {"client_certificate_required"}, {"client_certifi
     ],
 )
 def test_the_wrong_certificate_is_refused_and_said_once(
-    caplog, monkeypatch, pki, kind, protocol, server, files, kinds
+    caplog, monkeypatch, pki, kind, protocol, server, files, kinds, outgoing
 ):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # the official exporter tries again meanwhile
     with served(kind, pki, server) as (receiver, front):
-        with Outgoing(endpoint_of(front, protocol), protocol, **certificates(pki, **files)) as out:
+        with outgoing(endpoint_of(front, protocol), protocol, **certificates(pki, **files)) as out:
             assert not out.send()
             assert not out.send()
             assert len(out.kinds()) == 1
@@ -358,12 +389,14 @@ def test_the_wrong_certificate_is_refused_and_said_once(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_receiver_that_speaks_only_tls_1_2_is_refused_unless_that_is_allowed(caplog, pki, protocol):
+def test_a_receiver_that_speaks_only_tls_1_2_is_refused_unless_that_is_allowed(
+    caplog, pki, protocol, outgoing
+):
     need(nginx_program, NginxNotInstalled)
     tls = {"certificate": pki / "server.pem", "private_key": pki / "server.key", "client_ca": pki / "ca.pem"}
     with OtlpReceiver() as receiver, NginxFront(receiver, **tls, protocols="TLSv1.2") as front:
         endpoint = endpoint_of(front, protocol)
-        with Outgoing(endpoint, protocol, **certificates(pki)) as out:
+        with outgoing(endpoint, protocol, **certificates(pki)) as out:
             assert not out.send()
             assert out.kinds() == {"protocol_version"}
         assert front.requests == []
@@ -371,7 +404,7 @@ def test_a_receiver_that_speaks_only_tls_1_2_is_refused_unless_that_is_allowed(c
         (warning,) = own_warnings(caplog)
         assert "AIOBS_TLS_MIN_VERSION" in warning
         allowed = Settings(tls_min_version="1.2")
-        with Outgoing(endpoint, protocol, settings=allowed, **certificates(pki)) as out:
+        with outgoing(endpoint, protocol, settings=allowed, **certificates(pki)) as out:
             assert out.send()
         assert {each.protocol for each in front.wait_for_requests(1)} == {"TLSv1.2"}
 
@@ -402,11 +435,11 @@ def bare_listener(pki, version):
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a listening socket cannot be shut down there")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_no_connection_of_tls_1_2_is_ever_agreed_to(monkeypatch, pki, protocol):
+def test_no_connection_of_tls_1_2_is_ever_agreed_to(monkeypatch, pki, protocol, outgoing):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with (
         bare_listener(pki, ssl.TLSVersion.TLSv1_2) as (port, agreed),
-        Outgoing(f"https://127.0.0.1:{port}", protocol, **certificates(pki)) as out,
+        outgoing(f"https://127.0.0.1:{port}", protocol, **certificates(pki)) as out,
     ):
         for _ in range(5):
             assert not out.send()
@@ -438,10 +471,10 @@ def test_grpc_itself_agrees_to_no_tls_1_2_with_the_suite_that_the_guide_names(pk
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_receiver_without_tls_is_told_as_such(pki, protocol):
+def test_a_receiver_without_tls_is_told_as_such(pki, protocol, outgoing):
     with OtlpReceiver() as receiver:
         endpoint = endpoint_of(receiver, protocol).replace("http:", "https:")
-        with Outgoing(endpoint, protocol, **certificates(pki)) as out:
+        with outgoing(endpoint, protocol, **certificates(pki)) as out:
             assert not out.send()
             assert out.kinds() & {"not_tls", "closed"}
 
@@ -473,11 +506,11 @@ def serial_of(pem: Path) -> str:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_new_client_certificate_is_used_without_a_restart(tmp_path, pki, authority, protocol):
+def test_a_new_client_certificate_is_used_without_a_restart(tmp_path, pki, authority, protocol, outgoing):
     copy_pair(pki, "client-expired", tmp_path)
     (tmp_path / "ca.pem").write_bytes((pki / "ca.pem").read_bytes())
     with served("receiver", pki) as (receiver, server):
-        with Outgoing(endpoint_of(server, protocol), protocol, **certificates(tmp_path)) as out:
+        with outgoing(endpoint_of(server, protocol), protocol, **certificates(tmp_path)) as out:
             assert not out.send()
             copy_pair(pki, "client", tmp_path)
             assert out.send_within()
@@ -485,12 +518,12 @@ def test_a_new_client_certificate_is_used_without_a_restart(tmp_path, pki, autho
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_connections_kept_alive_do_not_keep_the_old_certificate(tmp_path, pki, authority, protocol):
+def test_connections_kept_alive_do_not_keep_the_old_certificate(tmp_path, pki, authority, protocol, outgoing):
     copy_pair(pki, "client", tmp_path)
     write(pki, "client-next", authority.issue_cert("aiobs-agent.local"))
     files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
     serials = [serial_of(pki / f"{name}.pem") for name in ("client", "client-next")]
-    with served("nginx", pki) as (_, front), Outgoing(endpoint_of(front, protocol), protocol, **files) as out:
+    with served("nginx", pki) as (_, front), outgoing(endpoint_of(front, protocol), protocol, **files) as out:
         assert out.send()
         assert out.send()
         assert {each.serial for each in front.wait_for_requests(2)} == {serials[0]}
@@ -504,7 +537,7 @@ def test_connections_kept_alive_do_not_keep_the_old_certificate(tmp_path, pki, a
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_kubernetes_secret_that_is_swapped_is_noticed(tmp_path, pki, protocol):
+def test_a_kubernetes_secret_that_is_swapped_is_noticed(tmp_path, pki, protocol, outgoing):
     secret_of(pki, "client-foreign", tmp_path / "..2026_1")
     (tmp_path / "..data").symlink_to("..2026_1")
     for name in ("tls.crt", "tls.key"):
@@ -516,7 +549,7 @@ def test_a_kubernetes_secret_that_is_swapped_is_noticed(tmp_path, pki, protocol)
     }
     with (
         served("receiver", pki) as (_, server),
-        Outgoing(endpoint_of(server, protocol), protocol, **files) as out,
+        outgoing(endpoint_of(server, protocol), protocol, **files) as out,
     ):
         assert not out.send()
         secret_of(pki, "client", tmp_path / "..2026_2")
@@ -526,13 +559,13 @@ def test_a_kubernetes_secret_that_is_swapped_is_noticed(tmp_path, pki, protocol)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_new_ca_is_used_without_a_restart(tmp_path, pki, protocol):
+def test_a_new_ca_is_used_without_a_restart(tmp_path, pki, protocol, outgoing):
     ca = tmp_path / "ca.pem"
     ca.write_bytes((pki / "other-ca.pem").read_bytes())
     files = {**certificates(pki), "certificate": ca}
     with (
         served("receiver", pki) as (_, server),
-        Outgoing(endpoint_of(server, protocol), protocol, **files) as out,
+        outgoing(endpoint_of(server, protocol), protocol, **files) as out,
     ):
         assert not out.send()
         ca.write_bytes((pki / "ca.pem").read_bytes())
@@ -540,13 +573,13 @@ def test_a_new_ca_is_used_without_a_restart(tmp_path, pki, protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_half_a_rotation_leaves_the_old_pair_in_use(caplog, tmp_path, pki, authority, protocol):
+def test_half_a_rotation_leaves_the_old_pair_in_use(caplog, tmp_path, pki, authority, protocol, outgoing):
     copy_pair(pki, "client", tmp_path)
     write(pki, "client-half", authority.issue_cert("aiobs-agent.local"))
     files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
     with (
         served("receiver", pki) as (_, server),
-        Outgoing(endpoint_of(server, protocol), protocol, **files) as out,
+        outgoing(endpoint_of(server, protocol), protocol, **files) as out,
     ):
         assert out.send()
         (tmp_path / "client.pem").write_bytes((pki / "client-half.pem").read_bytes())  # and not yet its key
@@ -567,24 +600,24 @@ def test_half_a_rotation_leaves_the_old_pair_in_use(caplog, tmp_path, pki, autho
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_certificates_that_come_after_the_start_are_used(tmp_path, pki, protocol):
+def test_certificates_that_come_after_the_start_are_used(tmp_path, pki, protocol, outgoing):
     """As of a Vault agent that is slower than the application."""
     files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
     with served("receiver", pki) as (_, server):
         with pytest.raises(AiobsError, match="No such file"):
-            Outgoing(endpoint_of(server, protocol), protocol, **files)
+            outgoing(endpoint_of(server, protocol), protocol, **files)
         copy_pair(pki, "client", tmp_path)
-        with Outgoing(endpoint_of(server, protocol), protocol, **files) as out:
+        with outgoing(endpoint_of(server, protocol), protocol, **files) as out:
             assert out.send()
 
 
-def test_a_folder_of_authorities_is_for_http_only(tmp_path, pki):
+def test_a_folder_of_authorities_is_for_http_only(tmp_path, pki, outgoing):
     (tmp_path / "00000000.0").write_bytes((pki / "ca.pem").read_bytes())
     files = {"certificate": tmp_path}
-    with Outgoing("https://localhost:1", "http/protobuf", **files):
+    with outgoing("https://localhost:1", "http/protobuf", **files):
         pass
     with pytest.raises(AiobsError, match="not as a folder"):
-        Outgoing("https://localhost:1", "grpc", **files)
+        outgoing("https://localhost:1", "grpc", **files)
 
 
 def test_a_file_is_looked_at_once_a_second(monkeypatch, pki):
@@ -611,23 +644,23 @@ def locked(pki: Path, to: Path, password: str) -> None:
     to.write_bytes(key.private_bytes(keys.Encoding.PEM, keys.PrivateFormat.PKCS8, sealed))
 
 
-def test_a_key_with_a_password_is_opened_with_that_of_a_file_over_http(tmp_path, pki):
+def test_a_key_with_a_password_is_opened_with_that_of_a_file_over_http(tmp_path, pki, outgoing):
     locked(pki, tmp_path / "client.key", "open sesame")
     (tmp_path / "client.pem").write_bytes((pki / "client.pem").read_bytes())
     (tmp_path / "password").write_text("open sesame\n")
     files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
     settings = Settings(otlp_client_key_password_file=str(tmp_path / "password"))
     with served("receiver", pki) as (_, server):
-        with Outgoing(server.http_endpoint, "http/protobuf", settings=settings, **files) as out:
+        with outgoing(server.http_endpoint, "http/protobuf", settings=settings, **files) as out:
             assert out.send()
         with pytest.raises(AiobsError, match="gRPC takes no key with a password"):
-            Outgoing(server.grpc_endpoint, "grpc", settings=settings, **files)
+            outgoing(server.grpc_endpoint, "grpc", settings=settings, **files)
         with pytest.raises(AiobsError, match="cannot be used"):  # and no question at the terminal
-            Outgoing(server.http_endpoint, "http/protobuf", **files)
+            outgoing(server.http_endpoint, "http/protobuf", **files)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_headers_of_a_file_win_and_follow_it(tmp_path, protocol):
+def test_headers_of_a_file_win_and_follow_it(tmp_path, protocol, outgoing):
     path = tmp_path / "headers"
     path.write_text("# of the vault\nAuthorization: Bearer first\n\nx-scope=tenant=7\n")
     path.chmod(0o400)
@@ -635,7 +668,7 @@ def test_headers_of_a_file_win_and_follow_it(tmp_path, protocol):
     with OtlpReceiver() as receiver:
         endpoint = endpoint_of(receiver, protocol)
         given = {"headers": "authorization=Bearer%20old,x-more=1"}
-        with Outgoing(endpoint, protocol, settings=settings, **given) as out:
+        with outgoing(endpoint, protocol, settings=settings, **given) as out:
             assert out.send()
             sent = receiver.requests[-1].headers
             assert (sent["authorization"], sent["x-scope"], sent["x-more"]) == (
@@ -658,7 +691,7 @@ def test_headers_of_a_file_win_and_follow_it(tmp_path, protocol):
             assert out.health.counts() == {}
 
 
-def test_secrets_do_not_follow_a_redirect(tmp_path):
+def test_secrets_do_not_follow_a_redirect(tmp_path, outgoing):
     (tmp_path / "headers").write_text("x-key: CANARY")
     (tmp_path / "headers").chmod(0o400)
 
@@ -676,7 +709,7 @@ def test_secrets_do_not_follow_a_redirect(tmp_path):
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         settings = Settings(otlp_headers_file=str(tmp_path / "headers"))
-        with Outgoing(f"http://127.0.0.1:{server.server_port}", "http/protobuf", settings=settings) as out:
+        with outgoing(f"http://127.0.0.1:{server.server_port}", "http/protobuf", settings=settings) as out:
             is_sent = out.send()
         server.shutdown()
         thread.join()
@@ -693,13 +726,15 @@ def test_secrets_do_not_follow_a_redirect(tmp_path):
         ("x y: CANARY", "line 1"),
     ],
 )
-def test_a_file_that_is_none_of_headers_is_told_without_what_is_in_it(caplog, tmp_path, text, problem):
+def test_a_file_that_is_none_of_headers_is_told_without_what_is_in_it(
+    caplog, tmp_path, text, problem, outgoing
+):
     path = tmp_path / "headers"
     path.write_text(text)
     path.chmod(0o600)
     with OtlpReceiver() as receiver:
         settings = Settings(otlp_headers_file=str(path))
-        with Outgoing(receiver.http_endpoint, "http/protobuf", settings=settings) as out:
+        with outgoing(receiver.http_endpoint, "http/protobuf", settings=settings) as out:
             assert out.send()
             assert set(out.health.counts()) == {"otlp.headers_unusable"}
     (warning,) = own_warnings(caplog)
@@ -708,13 +743,13 @@ def test_a_file_that_is_none_of_headers_is_told_without_what_is_in_it(caplog, tm
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
-def test_a_file_of_secrets_that_anybody_may_read_is_told(caplog, tmp_path):
+def test_a_file_of_secrets_that_anybody_may_read_is_told(caplog, tmp_path, outgoing):
     path = tmp_path / "headers"
     path.write_text("authorization: x")
     path.chmod(0o644)
     with OtlpReceiver() as receiver:
         settings = Settings(otlp_headers_file=str(path))
-        with Outgoing(receiver.http_endpoint, "http/protobuf", settings=settings) as out:
+        with outgoing(receiver.http_endpoint, "http/protobuf", settings=settings) as out:
             assert out.send()
     (warning,) = own_warnings(caplog)
     assert "defaultMode" in warning
@@ -732,15 +767,17 @@ def test_a_file_of_secrets_that_anybody_may_read_is_told(caplog, tmp_path):
         ("https://collector.invalid:4318", "authorization=x", False),
     ],
 )
-def test_secrets_in_clear_text_to_another_host_are_told(protocol, endpoint, headers, is_told):
-    with Outgoing(endpoint, protocol, headers=headers) as out:
+def test_secrets_in_clear_text_to_another_host_are_told(protocol, endpoint, headers, is_told, outgoing):
+    with outgoing(endpoint, protocol, headers=headers) as out:
         assert ("otlp.headers_in_clear" in out.health.counts()) == is_told
 
 
 # --- nothing secret is said -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("trouble", ["none", "refused", "down", "garbage"])
-def test_no_secret_is_in_logs_exceptions_or_repr(caplog, monkeypatch, tmp_path, pki, protocol, trouble):
+def test_no_secret_is_in_logs_exceptions_or_repr(
+    caplog, monkeypatch, tmp_path, pki, protocol, trouble, outgoing
+):
     caplog.set_level(logging.DEBUG)
     (tmp_path / "headers").write_text("authorization: Bearer CANARY-header\nx-key: CANARY-key")
     (tmp_path / "headers").chmod(0o400)
@@ -766,17 +803,16 @@ def test_no_secret_is_in_logs_exceptions_or_repr(caplog, monkeypatch, tmp_path, 
             endpoint = f"https://127.0.0.1:{closed_port()}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", given)  # OpenTelemetry's own code reads it, too
-        out = Outgoing(endpoint, protocol, settings=settings, headers=given, **files)
+        out = outgoing(endpoint, protocol, settings=settings, headers=given, **files)
         with out:
             try:
-                assert (out.exporter.export(MetricsData([])).name == "SUCCESS") == (
-                    trouble in {"none", "garbage"}
-                )
+                assert (out.exporter.export(out.batch).name == "SUCCESS") == (trouble in {"none", "garbage"})
             except (AiobsError, OSError) as error:
                 raised.append(error)
-            told = [repr(settings), repr(out.exporter)]
-            if type(out.exporter).__module__.startswith("aiobs"):
-                told += [repr(value) for value in vars(out.exporter).values()]
+            ours = getattr(out.exporter, "transport", out.exporter)
+            told = [repr(settings), repr(ours)]
+            if type(ours).__module__.startswith("aiobs"):
+                told += [repr(value) for value in vars(ours).values()]
             told += [text for error in raised for text in texts_of(error)]
         if trouble == "none":
             assert receiver.requests[-1].headers["authorization"] == "Bearer CANARY-header"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._fork import uninterrupted_by_fork
+from aiobs_core.export.answer import Answer
 from aiobs_core.export.outbox_neighbours import Neighbours
-from aiobs_core.export.transport import Answer
 
 if TYPE_CHECKING:
     from aiobs_core._health import Health

@@ -15,8 +15,7 @@ from aiobs_core._balance import before_delivery
 from aiobs_core.export.boxes import Boxes
 from aiobs_core.export.courier import Courier
 from aiobs_core.export.delivery import Delivery
-from aiobs_core.export.otlp import _variable as variable
-from aiobs_core.export.otlp import protocol_of
+from aiobs_core.export.otlp import protocol_of, variable
 from aiobs_core.export.outbox import Outbox
 from aiobs_core.export.outbox_place import outbox_folder, place_of
 from aiobs_core.export.parcels import Bounds
@@ -49,7 +48,7 @@ def open_delivery(
     def make() -> Transport:
         from aiobs_core.export.transport import open_transport
 
-        return open_transport(settings, environ=environ)
+        return open_transport(settings, environ=environ, health=health)
 
     folder = outbox_folder(settings.spool, cwd=cwd, environ=environ)
     service = str(resource.attributes.get(SERVICE_NAME, ""))
@@ -84,5 +83,7 @@ def _destination(settings: Settings, service: str, environ: Mapping[str, str]) -
     headers = sorted(
         part.partition("=")[0].strip() for part in variable("traces", "HEADERS", environ).split(",")
     )
-    told = "\n".join((settings.otlp_endpoint, protocol_of(settings), service, *headers))
+    told = "\n".join(
+        (settings.otlp_endpoint, protocol_of(settings), service, settings.otlp_headers_file, *headers)
+    )
     return hashlib.blake2s(told.encode(), digest_size=16).digest()

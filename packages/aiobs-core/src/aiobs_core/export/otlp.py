@@ -24,7 +24,7 @@ Signal = Literal["traces", "metrics", "logs"]
 
 _GRPC_PORT: Final = 4317
 _DEFAULT_TIMEOUT_S: Final = 10.0
-_DEFAULT_GRPC: Final = "http://localhost:4317"
+DEFAULT_GRPC: Final = "http://localhost:4317"
 _DEFAULT_HTTP: Final = "http://localhost:4318"
 _EXPORTERS: Final = {
     "traces": ("trace_exporter", "OTLPSpanExporter"),
@@ -84,7 +84,7 @@ def open_exporter(
     make = _exporter_class(signal, over)
     source = headers_of(signal, environ, settings, health)
     if over == "grpc":
-        endpoint = endpoint or _DEFAULT_GRPC
+        endpoint = endpoint or DEFAULT_GRPC
         options = {**_grpc_compression(signal, environ), **options}
         make = partial(make, endpoint=endpoint, **options)
         return _over_grpc(signal, make, endpoint=endpoint, environ=environ, settings=settings, health=health)
@@ -97,6 +97,7 @@ def open_exporter(
     ):  # a session of ours would replace the one that it makes
         from aiobs_core.export.tls_session import open_session
 
+        import_ahead()
         tls = tls_of(signal, url, "http/protobuf", environ=environ, settings=settings, health=health)
         session = open_session(url, tls, source)
     return make(endpoint=url, session=session, **options)
@@ -140,17 +141,18 @@ def _over_grpc(
     settings: Settings | None,
     health: Health,
 ) -> object:
-    from aiobs_core.export.otlp_grpc import FreshGrpcExporter, grpc_target
+    from aiobs_core.export.grpc_receiver import GrpcReceiver, grpc_target
+    from aiobs_core.export.otlp_grpc import FreshGrpcExporter
 
     if _has_credential_provider(signal, "GRPC", environ):
         return make()
     target = grpc_target(signal, endpoint, environ)
     source = headers_of(signal, environ, settings, health)
     warn_of_clear_text(health, source, is_secure=target.is_secure, host=target.host)
+    tls = tls_of(signal, endpoint, "grpc", environ=environ, settings=settings, health=health)
     return FreshGrpcExporter(
         make,
-        target=target,
-        tls=tls_of(signal, endpoint, "grpc", environ=environ, settings=settings, health=health),
+        receiver=GrpcReceiver(target, tls),
         source=source,
         timeout_s=_timeout_s(signal, environ),
     )
@@ -170,7 +172,7 @@ def tls_of(
     Raises:
         AiobsError: If the port of a gRPC endpoint is no number.
     """
-    from aiobs_core.export.otlp_grpc import grpc_target
+    from aiobs_core.export.grpc_receiver import grpc_target
     from aiobs_core.export.tls import ClientTls, files_of
 
     over_grpc = protocol == "grpc"
@@ -193,7 +195,7 @@ def headers_of(
 ) -> HeaderSource:
     """The headers of a signal's requests: of `OTEL_EXPORTER_OTLP_HEADERS`, and over them those of the secrets' file."""
     path = "" if settings is None else settings.otlp_headers_file
-    return HeaderSource(_variable(signal, "HEADERS", environ), path, health)
+    return HeaderSource(variable(signal, "HEADERS", environ), path, health)
 
 
 def _has_credential_provider(signal: Signal, over: str, environ: Mapping[str, str]) -> bool:
@@ -203,7 +205,7 @@ def _has_credential_provider(signal: Signal, over: str, environ: Mapping[str, st
 
 def _timeout_s(signal: Signal, environ: Mapping[str, str]) -> float:
     try:
-        return float(_variable(signal, "TIMEOUT", environ) or _DEFAULT_TIMEOUT_S)
+        return float(variable(signal, "TIMEOUT", environ) or _DEFAULT_TIMEOUT_S)
     except ValueError:  # the official exporter says so
         return _DEFAULT_TIMEOUT_S
 
@@ -218,7 +220,7 @@ def import_ahead() -> None:
 
 
 def _grpc_compression(signal: Signal, environ: Mapping[str, str]) -> Mapping[str, Any]:
-    if _variable(signal, "COMPRESSION", environ).lower() != "none":
+    if variable(signal, "COMPRESSION", environ).lower() != "none":
         return {}
     from grpc import Compression
 
@@ -226,7 +228,7 @@ def _grpc_compression(signal: Signal, environ: Mapping[str, str]) -> Mapping[str
     return {"compression": Compression.NoCompression}
 
 
-def _variable(signal: Signal, name: str, environ: Mapping[str, str]) -> str:
+def variable(signal: Signal, name: str, environ: Mapping[str, str]) -> str:
     """The variable of the signal, else that of all signals."""
     variables = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}")
     return next((environ[each].strip() for each in variables if environ.get(each)), "")

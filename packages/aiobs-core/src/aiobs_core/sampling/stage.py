@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ class Decide:
         self, settings: Settings, meters: Meters, health: Health, destinations: Destinations
     ) -> None:
         self._balance = health.balance
+        self._held = 0
         self._spans_dropped = meters.number(names.SAMPLING_SPANS_DROPPED)
         self._tail: TailSampler | None = None
         if settings.sampling.keeps_all:
@@ -51,14 +53,16 @@ class Decide:
     def decide(self, batch: Sequence[Any]) -> Sequence[Any]:
         """Hold back, drop, or pass on."""
         if self._tail is not None:
-            return self._tail.sample(batch, perf_counter_ns())
+            return self._booked(partial(self._tail.sample, batch, perf_counter_ns()))
         kept = [item for item in batch if type(item) is not Run or item.span.trace.sampled]
-        self._spans_dropped.value += len(batch) - len(kept)
+        dropped = len(batch) - len(kept)
+        self._spans_dropped.value += dropped
+        self._balance.sampled_out += dropped
         return kept
 
     def due(self) -> Sequence[Any]:
         """What has waited long enough."""
-        return () if self._tail is None else self._tail.due(perf_counter_ns())
+        return () if self._tail is None else self._booked(partial(self._tail.due, perf_counter_ns()))
 
     def next_ns(self) -> int:
         """When `due` has something to do (`perf_counter_ns`)."""
@@ -66,7 +70,20 @@ class Decide:
 
     def release(self, *, everything: bool) -> Sequence[Any]:
         """What is kept of the traces that have ended, or of all, without waiting any longer."""
-        return () if self._tail is None else self._tail.release(perf_counter_ns(), everything=everything)
+        if self._tail is None:
+            return ()
+        return self._booked(partial(self._tail.release, perf_counter_ns(), everything=everything))
+
+    def _booked(self, take: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        """What the sampler lets go on; what it drops and holds back meanwhile goes into the balance."""
+        assert self._tail is not None
+        balance, dropped = self._balance, self._spans_dropped.value
+        try:
+            return take()
+        finally:
+            balance.sampled_out += int(self._spans_dropped.value - dropped)
+            balance.held += self._tail.span_count - self._held
+            self._held = self._tail.span_count
 
     def _observed(self) -> Sequence[FamilySnapshot]:
         tail = self._tail
