@@ -98,8 +98,8 @@ def test_mutual_tls_works_whatever_ca_bundle_the_machine_has(
 def test_without_the_right_certificates_spans_wait_and_nothing_of_the_receiver_is_said(
     send, tls, secured, protocol, wrong
 ):
-    if wrong == {"ca": "missing.pem"} and protocol == "grpc":
-        with pytest.raises(OSError, match=r"missing\.pem"):  # the courier says so, and tries again
+    if wrong == {"ca": "missing.pem"}:
+        with pytest.raises(AiobsError, match=r"missing\.pem"):  # the courier says so, and tries again
             send(secured, protocol, **variables(tls, **wrong))
         return
     answer = send(secured, protocol, **variables(tls, **wrong))

@@ -66,8 +66,9 @@ def open_transport(
     protocol = protocol_for(settings.otlp_endpoint, settings.otlp_protocol)
     over = "grpc" if protocol == "grpc" else "http"
     try:
-        for module in ("google.protobuf.message", "google.rpc.error_details_pb2", _RESPONSE):
-            import_module(module)  # what answers are read with: a fork must not fall into that
+        library = "grpc" if over == "grpc" else "requests"
+        for module in (library, "google.protobuf.message", "google.rpc.error_details_pb2", _RESPONSE):
+            import_module(module)  # also what answers are read with: a fork must not fall into that
         return (_open_grpc if over == "grpc" else _open_http)(settings, environ, health)
     except ImportError as error:
         package = f"opentelemetry-exporter-otlp-proto-{over}"
@@ -118,29 +119,33 @@ def _open_grpc(settings: Settings, environ: Mapping[str, str], health: Health) -
     warn_of_clear_text(health, source, is_secure=target.is_secure, host=target.host)
     tls = tls_of("traces", endpoint, "grpc", environ=environ, settings=settings, health=health)
     receiver = GrpcReceiver(target, tls)
-    open_channel = partial(_open_channel, endpoint, receiver, environ, provided=_provided("GRPC", environ))
+    open_channel = partial(
+        _open_channel,
+        endpoint,
+        receiver,
+        provided=_provided("GRPC", environ),
+        compression=variable("traces", "COMPRESSION", environ).lower(),
+    )
     if tls is not None:
         receiver.credentials()  # what cannot work at all is said now
     return GrpcTransport(open_channel, receiver=receiver, source=source, timeout_s=_timeout_s(environ))
 
 
-def _open_channel(endpoint: str, receiver: GrpcReceiver, environ: Mapping[str, str], *, provided: Any) -> Any:
+def _open_channel(endpoint: str, receiver: GrpcReceiver, *, provided: Any, compression: str) -> Any:
     import grpc
 
     by_name = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
-    compression = by_name.get(
-        variable("traces", "COMPRESSION", environ).lower(), grpc.Compression.NoCompression
-    )
     options = (
         ("grpc.primary_user_agent", _USER_AGENT),
         ("grpc.enable_retries", 0),  # they would not be counted
         ("grpc.max_reconnect_backoff_ms", 2_000),  # it is the outbox that waits
     )
+    chosen = by_name.get(compression, grpc.Compression.NoCompression)
     target = urlsplit(endpoint).netloc or endpoint
     if not receiver.is_secure:
-        return grpc.insecure_channel(target, options=options, compression=compression)
+        return grpc.insecure_channel(target, options=options, compression=chosen)
     credentials = provided or receiver.credentials()
-    return grpc.secure_channel(target, credentials, options=options, compression=compression)
+    return grpc.secure_channel(target, credentials, options=options, compression=chosen)
 
 
 def _provided(over: str, environ: Mapping[str, str]) -> Any:
