@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
 import json
@@ -689,6 +690,27 @@ def test_headers_of_a_file_win_and_follow_it(tmp_path, protocol, outgoing):
                 time.sleep(0.05)
             assert receiver.requests[-1].headers["authorization"] == "Bearer second"
             assert out.health.counts() == {}
+
+
+def test_a_name_and_password_in_the_endpoint_are_sent_and_not_shown(caplog, outgoing):
+    with OtlpReceiver() as receiver:
+        endpoint = receiver.http_endpoint.replace("://", "://me:CANARY%40secret@")
+        settings = Settings.load({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        with outgoing(settings.otlp_endpoint, "http/protobuf") as out:
+            assert out.send()
+        expected = "Basic " + base64.b64encode(b"me:CANARY@secret").decode()
+        assert receiver.requests[-1].headers["authorization"] == expected
+        with outgoing(settings.otlp_endpoint, "http/protobuf", headers="authorization=Bearer mine") as out:
+            assert out.send()
+        assert receiver.requests[-1].headers["authorization"] == "Bearer mine"
+        with outgoing(
+            endpoint.replace(f":{receiver.http_endpoint.rpartition(':')[2]}", ":1"), "http/protobuf"
+        ) as out:
+            assert not out.send()
+    assert "CANARY" not in caplog.text
+    assert "CANARY" not in repr(settings)
+    assert "me:" not in repr(settings)
+    assert receiver.http_endpoint.partition("://")[2] in repr(settings)
 
 
 def test_secrets_do_not_follow_a_redirect(tmp_path, outgoing):

@@ -112,7 +112,7 @@ class LogSettings(SignalSettings):  # a chain: of two bases with slots no class 
         "`none`: send no log records although an endpoint is set; `otlp`: send them.",
     )
     logs_endpoint: str = setting(
-        values.text,
+        values.endpoint,
         "",
         "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTLP receiver of log records. Not used with a LoggerProvider of the application's own, which sends by itself.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from aiobs_core.privacy.hashing import HashKeys, keys_in, keys_in_file
 from aiobs_core.privacy.policy import FIELDS, MODES, Policy
 from aiobs_core.privacy.policy_file import read_policy
 
+_CREDENTIALS: Final = re.compile(r"^(\w+://)?[^/@]*@", re.ASCII)
 _TRUE: Final = {"true", "1", "yes", "on"}
 _FALSE: Final = {"false", "0", "no", "off"}
 
@@ -114,6 +116,19 @@ def text(value: object) -> str:
     if not isinstance(value, (str, Path)):
         raise ValueError("text")
     return str(value).strip()
+
+
+class Endpoint(str):
+    """A URL, or host and port; its `repr`, which logs and crash reports have, is without name and password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(_CREDENTIALS.sub(r"\1…@", self, count=1))
+
+
+def endpoint(value: object) -> Endpoint:
+    return Endpoint(text(value))
 
 
 def store(value: object) -> str:

@@ -215,7 +215,7 @@ class Settings(DeliverySettings):
         "How long flush and shutdown may take, and so a process's exit while a receiver does not answer.",
     )
     otlp_endpoint: str = setting(
-        values.text,
+        values.endpoint,
         "",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTLP receiver. Unset: nothing is sent, spans go to the local store. Not used with a TracerProvider of the "

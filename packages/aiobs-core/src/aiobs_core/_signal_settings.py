@@ -62,7 +62,7 @@ class SignalSettings(TransportSettings):  # a chain: see LogSettings
         "`none`: send no metrics although an endpoint is set; `otlp`: send them; `prometheus`: serve the page.",
     )
     metrics_endpoint: str = setting(
-        values.text,
+        values.endpoint,
         "",
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTLP receiver of metrics. Not used with a MeterProvider of the application's own, which sends by itself.",

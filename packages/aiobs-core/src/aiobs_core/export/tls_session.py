@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
-from requests.utils import get_environ_proxies, select_proxy
+from requests.auth import AuthBase, HTTPBasicAuth
+from requests.utils import get_auth_from_url, get_environ_proxies, select_proxy
 
 from aiobs_core.export.tls_refusal import TlsRefused, refusal_in_answer
 
@@ -59,12 +59,15 @@ class TlsAdapter(HTTPAdapter):
 
 
 class FreshHeaders(AuthBase):
-    """Sets the headers of now on each request."""
+    """Sets the headers of now on each request, over the name and password of its URL."""
 
-    def __init__(self, source: HeaderSource) -> None:
+    def __init__(self, source: HeaderSource, basic: HTTPBasicAuth | None) -> None:
         self._source = source
+        self._basic = basic
 
     def __call__(self, request: Any) -> Any:
+        if self._basic is not None:
+            self._basic(request)
         request.headers.update(self._source.headers())
         return request
 
@@ -79,7 +82,8 @@ def open_session(url: str, tls: ClientTls | None, source: HeaderSource) -> reque
     # Secrets in headers would go along, to whatever host. Newer official exporters follow no redirect either.
     session.max_redirects = 0
     session.proxies.update(get_environ_proxies(url))  # NO_PROXY is applied here, to the one host we call
-    session.auth = FreshHeaders(source)
+    name, password = get_auth_from_url(url)
+    session.auth = FreshHeaders(source, HTTPBasicAuth(name, password) if name or password else None)
     if tls is not None:
         session.mount("https://", tls.session_adapter())
     return session
