@@ -74,8 +74,8 @@ def has_callgrind() -> bool:
 def count_instructions(only: Sequence[str] = ()) -> Counted:
     """Count all scenarios, or those named; takes minutes.
 
-    A scenario above its limit is counted once more and the lower figure taken: now and then a pass of the garbage collector over
-    the whole heap falls between two cuts (4.5 M instead of 3.9 in one of ten runs of `stream`), and more code does not go away.
+    A scenario above its limit is counted once more and the lower figure taken: now and then one is counted too high, for a reason
+    that is not known (`stream` once with 4.5 M, and four times with 3.9), and more code does not go away.
 
     Raises:
         RuntimeError: If a scenario failed, or did not export the spans it should have.

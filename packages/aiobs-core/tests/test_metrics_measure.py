@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import textwrap
@@ -17,7 +18,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from aiobs_core import Kind, Operation, Outcome, RunStatus, Settings, Usage, semconv
 from aiobs_core._recorder import Recorder
-from aiobs_core.metrics.series import Distribution, HistogramPoint, Point, merged
+from aiobs_core.metrics.series import Distribution, Exemplar, HistogramPoint, Point, merged
 from aiobs_core.semconv import metrics as names
 
 QUICK = {"console": "off", "store": "off", "flush_interval_s": 0.01}
@@ -235,6 +236,22 @@ def test_exemplars_lead_to_traces_that_are_kept(recorder: Recorder) -> None:
     assert (exemplar.trace_id, exemplar.span_id) == (span.context.trace_id, span.context.span_id)
     assert point.counts[bucket] == 1
     assert exemplar.value <= point.sum * 1.000001
+
+
+def test_many_kept_runs_leave_one_exemplar_for_each_bucket(recorder: Recorder) -> None:
+    for _ in range(500):
+        run(recorder, GPT, Outcome(usage=SPENT))
+    assert recorder.flush(10)
+    traces = {span.context.trace_id for span in recorder._pipeline._exporters[0].get_finished_spans()}
+    assert len(traces) == 500
+    alive = sum(type(found) is Exemplar and found.trace_id in traces for found in gc.get_objects())
+    filled = sum(
+        sum(count > 0 for count in point.counts)
+        for family in recorder.metrics.snapshot()
+        for point in family.points
+        if isinstance(point, HistogramPoint)
+    )
+    assert 0 < alive <= filled
 
 
 # --- bounds and privacy ---------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ Content = Sequence[Mapping[str, object]]
 """Messages in the JSON shape of the GenAI conventions: `[{"role": …, "parts": […]}]`."""
 
 UsageSource = Literal["reported", "estimated", "missing", "cache_hit", "forwarded"]
-UNSPENT: Final = frozenset({"cache_hit", "forwarded"})
+FORWARDED: Final = "forwarded"
+UNSPENT: Final = frozenset({"cache_hit", FORWARDED})
 """Sources of tokens that the call itself has not spent."""
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 _NO_ATTRIBUTES: Final[Attributes] = MappingProxyType({})

@@ -11,7 +11,7 @@ from opentelemetry.trace import Link, SpanContext
 from aiobs_core import semconv
 from aiobs_core._estimate import Estimator
 from aiobs_core._health import Health
-from aiobs_core._operation import AttributeValue, Kind, Operation, Outcome, RunStatus, Stage, Usage
+from aiobs_core._operation import FORWARDED, AttributeValue, Kind, Operation, Outcome, RunStatus, Stage, Usage
 from aiobs_core._settings import Settings
 from aiobs_core._span import AgentSpan, class_name
 
@@ -221,7 +221,7 @@ class Reader:
         if any(type(count) is not int for count in counts) or not any(counts):
             return
         if run.span.answered_below is not None and counts in run.span.answered_below:
-            run.outcome = run.outcome._replace(usage=usage._replace(source="forwarded"))
+            run.outcome = run.outcome._replace(usage=usage._replace(source=FORWARDED))
         above = run.above
         if above is not None and above.operation.kind is _MODEL:  # type: ignore[union-attr]  # it has been read
             if above.answered_below is None:

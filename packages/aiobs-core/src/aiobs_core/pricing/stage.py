@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from aiobs_core import semconv
-from aiobs_core._operation import Kind
+from aiobs_core._operation import FORWARDED, Kind
 from aiobs_core._run import Run
 from aiobs_core.pricing.book import PriceBook
 from aiobs_core.pricing.budget import Budgets
@@ -31,7 +31,6 @@ _PRICED_KINDS: Final = (Kind.MODEL, Kind.EMBEDDING, Kind.RERANKER)
 _NOTHING: Final = Decimal(0)
 _MAX_REPORTED_USD: Final = 1_000_000  # of one call: beyond it is a slip, and would spoil the counter for good
 _CACHE_HIT: Final = "cache_hit"
-_FORWARDED: Final = "forwarded"
 _MAX_UNPRICED: Final = 64  # models that are warned of
 
 
@@ -84,7 +83,7 @@ class Pricer:
         if source == _CACHE_HIT:
             run.extra[semconv.COST_SOURCE] = _CACHE_HIT  # the framework's own: known to cost nothing
             cost_usd = _NOTHING
-        elif source != _FORWARDED:  # else whoever has answered is billed
+        elif source != FORWARDED:  # else whoever has answered is billed
             cost_usd = self._reported(run)
             if cost_usd is None and usage is not None and run.kind in _PRICED_KINDS:
                 cost_usd, unpriced = self._by_the_book(run, usage)

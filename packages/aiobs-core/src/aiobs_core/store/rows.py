@@ -12,12 +12,12 @@ from opentelemetry.trace import SpanContext
 from opentelemetry.trace.status import StatusCode
 
 from aiobs_core import semconv
+from aiobs_core._operation import FORWARDED
 from aiobs_core.export.otlp_json import without_surrogates
 
 _MAX_NAME_CHARS: Final = 512  # the block keeps the whole name
 _MAX_COUNT: Final = 2**53  # sums of sane counts stay far below SQLite's 2**63
 _ERROR: Final = StatusCode.ERROR.value
-_FORWARDED: Final = "forwarded"  # its tokens are those of a call inside, which has a row of its own
 _FOREIGN_USER_ID: Final = "user.id"  # of OpenTelemetry and OpenInference: read here, never emitted by aiobs
 
 HISTOGRAM_BUCKETS: Final = 64
@@ -75,7 +75,8 @@ def row_of(span: ReadableSpan, context: SpanContext, attributes: Mapping[str, An
     kind = _text(get(semconv.SPAN_KIND)) or (_KIND_OF_OPERATION.get(op) if op else None)
     start, end = span.start_time or 0, span.end_time
     parent = span.parent
-    spends = get(semconv.USAGE_SOURCE) != _FORWARDED
+    # Else its tokens are those of a call inside, which has a row of its own.
+    spends = get(semconv.USAGE_SOURCE) != FORWARDED
     return SpanRow(
         context.trace_id.to_bytes(16, "big"),
         context.span_id.to_bytes(8, "big"),
