@@ -190,15 +190,16 @@ def _attribute_is(path: str, value: bool | float | Patterns) -> str:
 def _number_is(path: str, value: float) -> str:
     """By value, as in the process: 2 is 2.0, and neither is `true` or "2".
 
-    OTTL compares two whole numbers exactly, but a whole number with another as doubles, which have 53 bits: then that a double
-    or a whole number happens to be rounded to the value must not make it equal.
+    OTTL compares two whole numbers exactly, but a whole number with a double as doubles, which have 53 bits: what only is equal
+    when it has been rounded must not be.
     """
-    if isinstance(value, float) and value.is_integer() and -ottl.MAX_INT <= value < ottl.MAX_INT:
-        value = int(value)
-    is_it = f"{path} == {number(value)}"
-    if isinstance(value, float):
-        return is_it if abs(value) < ottl.MAX_INT else all_of(f"IsDouble({path})", is_it)
-    return is_it if float(value) == value else all_of(f"IsInt({path})", is_it)
+    literal, whole = number(value), int(value)
+    if whole != value:
+        return f"{path} == {literal}"
+    if not -ottl.MAX_INT <= whole < ottl.MAX_INT:
+        return all_of(f"IsDouble({path})", f"{path} == {literal}")
+    is_it = f"{path} == {number(whole)}"
+    return is_it if float(whole) == whole else all_of(f"IsInt({path})", is_it)
 
 
 def _score(sign: str) -> Callable[[tuple[tuple[str, float], ...]], Spans]:
