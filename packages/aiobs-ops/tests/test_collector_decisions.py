@@ -169,17 +169,12 @@ def test_numbers_are_equal_where_they_are_in_the_process(wanted: bool | float) -
 # --- in the process, and downstream ---------------------------------------------------------------------------------
 
 BY_ITS_OWN_DECISION = [
-    {"error": True},
-    {"tool_failed": "sql*"},
+    # All but what two plays of a scene may differ in under load.
+    *(when for when, _ in WHAT_IS_KEPT if "latency_over_s" not in when.get("call", {})),
     {"call": {"model": ["gpt-3.5-turbo*"], "tokens_over": 500}},
-    {"cost_over_usd": 0.05},
-    {"latency_over_s": 5},
     {"agent": "buyer", "error": True},
     {"any": [{"tag": "gold"}, {"all": [{"operation": "POST *"}, {"not": {"error": True}}]}]},
-    {"attribute": {"shop.tier": "gold"}},
     {"user": "u-17"},
-    {"score_below": 0.5},
-    {"forced": True},
 ]
 
 
