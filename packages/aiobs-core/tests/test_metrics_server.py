@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import textwrap
@@ -320,17 +321,20 @@ def test_a_prometheus_that_asks_for_tls_1_3_scrapes_through_a_rotation(
             pytest.skip(str(missing))
 
 
-def test_aiobs_top_reads_such_a_page_or_says_what_it_lacks(certificates: dict[str, str], capsys: Any) -> None:
-    (port,) = free_ports(1)
-    settings = {
+def page_of_who_has_a_certificate(certificates: dict[str, str], port: int) -> dict[str, Any]:
+    return {
         "prometheus_port": port,
         "prometheus_certificate": certificates["server"],
         "prometheus_key": certificates["server_key"],
         "prometheus_client_ca": certificates["ca"],
     }
+
+
+def test_aiobs_top_reads_such_a_page_or_says_what_it_lacks(certificates: dict[str, str], capsys: Any) -> None:
+    (port,) = free_ports(1)
     top = ["top", "--url", f"https://localhost:{port}/metrics", "--json", "--interval", "0.1s"]
     ca = ["--ca", certificates["ca"]]
-    with recording(**settings) as recorder:
+    with recording(**page_of_who_has_a_certificate(certificates, port)) as recorder:
         call(recorder)
         assert (
             cli.main([*top, *ca, "--cert", certificates["client"], "--key", certificates["client_key"]]) == 0
@@ -340,6 +344,48 @@ def test_aiobs_top_reads_such_a_page_or_says_what_it_lacks(certificates: dict[st
         assert "--ca" in capsys.readouterr().err
         assert cli.main([*top, *ca]) != 0
         assert "--cert" in capsys.readouterr().err
+
+
+def test_who_is_refused_can_read_why_however_late(certificates: dict[str, str]) -> None:
+    """With TLS 1.3 a request leaves before the refusal comes; a reset would take the refusal away."""
+    (port,) = free_ports(1)
+    tls = ssl.create_default_context(cafile=certificates["ca"])
+    with recording(**page_of_who_has_a_certificate(certificates, port)) as recorder:
+        call(recorder)
+        with (
+            socket.create_connection(("localhost", port), timeout=10) as plain,
+            tls.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(b"GET /metrics HTTP/1.1\r\n")
+            time.sleep(0.3)  # it has been refused by now, or soon is: both have to do
+            connection.sendall(b"Host: localhost\r\n\r\n")
+            with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+                connection.recv(1)
+
+
+def test_aiobs_top_says_what_a_page_may_lack_that_breaks_off(
+    certificates: dict[str, str], capsys: Any
+) -> None:
+    """As others than ours do, and proxies before it: the alert is lost."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates["server"], certificates["server_key"])
+    for heard in (0, 4096):
+        with socket.create_server(("localhost", 0)) as listening:
+
+            def break_off(listening: socket.socket = listening, heard: int = heard) -> None:
+                connection, _ = listening.accept()
+                with tls.wrap_socket(connection, server_side=True) as secure:
+                    if heard:
+                        secure.recv(heard)
+                    secure.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+            thread = threading.Thread(target=break_off)
+            thread.start()
+            url = f"https://localhost:{listening.getsockname()[1]}/metrics"
+            assert cli.main(["top", "--url", url, "--json", "--ca", certificates["ca"]]) != 0
+            thread.join(10)
+        assert "broken off" in (said := capsys.readouterr().err)
+        assert "--cert" in said
 
 
 def put_in_place(certificates: dict[str, str], name: str, folder: Path) -> None:

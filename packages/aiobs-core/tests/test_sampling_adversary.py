@@ -153,6 +153,19 @@ def test_attributes_of_other_instrumentations_may_be_anything() -> None:
         assert len(run.kept) == 3
 
 
+def test_truth_values_are_neither_costs_nor_scores() -> None:
+    asked = {"any": [{"cost_over_usd": 0.5}, {"score_over": 0.5}, {"score_below": 0.5}]}
+    with sampled({"when": asked}, NEVER) as run:
+        run.run(CHAIN)  # the first one opens the way for the others
+        tracer = run.provider.get_tracer("http")
+        for score, kept in ((True, 0), (False, 0), (1.0, 2)):
+            with tracer.start_as_current_span("POST /chat") as request:
+                request.set_attribute(semconv.COST_USD, True)
+                request.add_event(semconv.EVENT_EVALUATION, {semconv.GEN_AI_EVALUATION_SCORE: score})
+                run.run(CHAIN)
+            assert len(run.kept) == kept, score
+
+
 def test_truth_values_and_numbers_are_told_apart() -> None:
     with sampled(
         {"name": "true", "when": {"attribute": {"x": True}}, "keep": 0.0},

@@ -177,6 +177,8 @@ def compared(left: Any, sign: str, right: Any) -> bool:
     is_number = [type(each) in (int, float) for each in (left, right)]
     if left is None and right is None:
         return sign in ("==", "<=", ">=")
+    if all(is_number) and type(left) is not type(right):  # a whole number with a double: both as doubles
+        return bool(_COMPARE[sign](float(left), float(right)))
     if all(is_number) or (type(left) is type(right) and isinstance(left, (str, bool))):
         return bool(_COMPARE[sign](left, right))
     return sign == "!="

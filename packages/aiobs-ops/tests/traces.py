@@ -301,6 +301,11 @@ def request_with_odd_attributes(stage: Stage) -> str:
         )
         with stage.tracer.start_as_current_span("SELECT") as below:
             below.set_attributes({"shop.tier": 7, "db.rows": 12, "shop.new": 1})
+            below.set_attributes(
+                {semconv.SPAN_KIND: "model", semconv.USAGE_INPUT_TOKENS: True, semconv.COST_USD: True}
+            )
+            for score in (True, False, "0.0"):
+                below.add_event(semconv.EVENT_EVALUATION, {semconv.GEN_AI_EVALUATION_SCORE: score})
     return "GET /odd"
 
 

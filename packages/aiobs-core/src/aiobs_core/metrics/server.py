@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _PATHS: Final = {"/", "/metrics"}
 _AGAIN_S: Final = 2.0
 _PATIENCE_S: Final = 10.0  # of a connection that says nothing
+_FAREWELL_S: Final = 2.0  # for whoever was refused, to read why
+_MAX_FAREWELL_READS: Final = 16
 _MAX_CONNECTIONS: Final = 32  # each has a thread of the application's process
 
 
@@ -170,6 +173,16 @@ class _HttpServer(ThreadingHTTPServer):
         """Whether there is a thread left for it: else it is closed."""
         return len(self._connections) <= _MAX_CONNECTIONS
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection, or refuse it; on its own thread."""
+        if isinstance(request, ssl.SSLSocket):
+            try:
+                request.do_handshake()
+            except ssl.SSLError:
+                _hear_out(request)
+                return
+        super().finish_request(request, client_address)
+
     def shutdown_request(self, request: Any) -> None:
         self._connections.discard(request)
         super().shutdown_request(request)
@@ -181,6 +194,22 @@ class _HttpServer(ThreadingHTTPServer):
         """End what scrapers keep alive."""
         for connection in list(self._connections):
             self.shutdown_request(connection)
+
+
+def _hear_out(refused: ssl.SSLSocket) -> None:
+    """Take what a refused client still sends.
+
+    A close with bytes unread resets the connection, and the alert gets lost that says why: with TLS 1.3, clients send their
+    request before they are told that a certificate is wanted.
+    """
+    try:
+        refused.shutdown(socket.SHUT_WR)  # from here on it is a plain socket
+        refused.settimeout(_FAREWELL_S)
+        for _ in range(_MAX_FAREWELL_READS):
+            if not refused.recv(4096):
+                return
+    except OSError:  # it has gone, or stays silent
+        return
 
 
 class _Page(BaseHTTPRequestHandler):

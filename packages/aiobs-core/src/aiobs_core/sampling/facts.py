@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard
 
 from opentelemetry.trace import StatusCode
 
@@ -130,7 +130,7 @@ def _scores(events: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[str,
     found = []
     for name, given in events:
         score = given.get(semconv.GEN_AI_EVALUATION_SCORE) if name == semconv.EVENT_EVALUATION else None
-        if isinstance(score, (int, float)) and -_MAX_NUMBER <= score <= _MAX_NUMBER:
+        if _is_number(score) and -_MAX_NUMBER <= score <= _MAX_NUMBER:
             found.append((str(given.get(semconv.GEN_AI_EVALUATION_NAME, "")), float(score)))
     return tuple(found)
 
@@ -145,8 +145,12 @@ def bytes_of_run(run: Run) -> int:
     return size_bytes
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _number(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) and 0 <= value <= _MAX_NUMBER else None
+    return value if _is_number(value) and 0 <= value <= _MAX_NUMBER else None
 
 
 def _sum(given: object, out: object) -> int | None:

@@ -35,6 +35,13 @@ _CALLS: Final = frozenset({"chat", "text_completion", "generate_content", "embed
 _OTHER_OPERATIONS: Final = frozenset(
     GEN_AI_OPERATIONS.get(kind, kind.value) for kind in Kind if kind not in _CALLING_KINDS
 )
+_BROKEN_OFF: Final = (
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+)
 _Labels = frozenset[tuple[str, str]]
 _Series = tuple[str, _Labels]
 _Amounts = Mapping[float, float]
@@ -130,9 +137,10 @@ def fetch_page(url: str, files: PageFiles = _NO_FILES) -> str:
     Raises:
         SourceError: If there is none.
     """
+    is_tls = url.lower().startswith("https:")
     try:
         # As Prometheus does, not through the proxy of the environment: the page is next door.
-        secure = [HTTPSHandler(context=_tls(files))] if url.startswith("https:") else []
+        secure = [HTTPSHandler(context=_tls(files))] if is_tls else []
         opener = build_opener(ProxyHandler({}), *secure)
         request = Request(url, headers={"Accept": "text/plain;version=0.0.4"})  # noqa: S310 (the user's own address)
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
@@ -142,9 +150,13 @@ def fetch_page(url: str, files: PageFiles = _NO_FILES) -> str:
         with error:
             reason = f"the answer is {error.code} {error.reason}"
     except URLError as error:
-        reason = _tls_reason(error.reason) or getattr(error.reason, "strerror", None) or str(error.reason)
+        reason = (
+            (is_tls and _tls_reason(error.reason))
+            or getattr(error.reason, "strerror", None)
+            or str(error.reason)
+        )
     except (HTTPException, OSError, ValueError) as error:
-        reason = _tls_reason(error) or str(error) or type(error).__name__
+        reason = (is_tls and _tls_reason(error)) or str(error) or type(error).__name__
     raise SourceError(
         f"{url}: no metrics page could be read ({reason}); it is there from the first run of a program on that has "
         "AIOBS_PROMETHEUS_PORT=9464. Without --url, the local store is shown."
@@ -163,6 +175,12 @@ def _tls_reason(error: object) -> str:
         return f"{error.verify_message}; --ca names the authority of the page's certificate"
     if isinstance(error, ssl.SSLError) and "CERTIFICATE" in (error.reason or ""):
         return "the page lets in only who has a certificate, and not with this one or none; --cert and --key name one"
+    if isinstance(error, _BROKEN_OFF):
+        # With TLS 1.3 a client is refused after its handshake, and may find the connection gone before it reads why.
+        return (
+            "the connection was broken off, as by a page that lets in only who has a certificate, and not with this one or "
+            "none; --cert and --key name one"
+        )
     return ""
 
 

@@ -175,8 +175,8 @@ def _tag(wanted: Patterns) -> Spans:
     )
 
 
-def _attribute(wanted: tuple[tuple[str, Any], ...]) -> Spans:
-    return Spans((all_of(*(_attribute_is(attribute(name), value) for name, value in wanted)),))
+def _attribute(wanted: tuple[tuple[str, Any, bool], ...]) -> Spans:
+    return Spans((all_of(*(_attribute_is(attribute(name), value) for name, value, _ in wanted)),))
 
 
 def _attribute_is(path: str, value: bool | float | Patterns) -> str:
@@ -184,8 +184,22 @@ def _attribute_is(path: str, value: bool | float | Patterns) -> str:
         return fits(path, value)
     if isinstance(value, bool):
         return f"{path} == {'true' if value else 'false'}"
-    is_of_type = f"IsInt({path})" if isinstance(value, int) else f"IsDouble({path})"
-    return all_of(is_of_type, f"{path} == {number(value)}")
+    return _number_is(path, value)
+
+
+def _number_is(path: str, value: float) -> str:
+    """By value, as in the process: 2 is 2.0, and neither is `true` or "2".
+
+    OTTL compares two whole numbers exactly, but a whole number with a double as doubles, which have 53 bits: what only is equal
+    when it has been rounded must not be.
+    """
+    literal, whole = number(value), int(value)
+    if whole != value:
+        return f"{path} == {literal}"
+    if not -ottl.MAX_INT <= whole < ottl.MAX_INT:
+        return all_of(f"IsDouble({path})", f"{path} == {literal}")
+    is_it = f"{path} == {number(whole)}"
+    return is_it if float(whole) == whole else all_of(f"IsInt({path})", is_it)
 
 
 def _score(sign: str) -> Callable[[tuple[tuple[str, float], ...]], Spans]:

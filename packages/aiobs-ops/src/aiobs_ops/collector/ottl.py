@@ -23,7 +23,8 @@ IS_ROOT: Final = "IsRootSpan()"
 DURATION_NS: Final = "span.end_time_unix_nano - span.start_time_unix_nano"
 RANDOMNESS: Final = "Substring(span.trace_id.string, 18, 14)"
 """The last 56 bits of the trace id; as hexadecimal digits of equal length texts have the order of numbers."""
-_MAX_INT: Final = 1 << 63
+MAX_INT: Final = 1 << 63
+"""One more than the greatest whole number."""
 
 
 def attribute(name: str) -> str:
@@ -49,9 +50,10 @@ def number(value: float) -> str:
         ValueError: If OTTL has no literal for it.
     """
     if isinstance(value, int):
-        if not -_MAX_INT <= value < _MAX_INT:
+        if not -MAX_INT <= value < MAX_INT:
             raise ValueError(f"the Collector's numbers have 64 bits, got {value}")
-        return str(value)
+        # The sign is an operator of its own, so that the least number has no literal.
+        return str(value) if value > -MAX_INT else f"{value + 1} - 1"
     if not math.isfinite(value):
         raise ValueError(f"the Collector knows finite numbers only, got {value}")
     plain = format(Decimal(repr(value)), "f")
