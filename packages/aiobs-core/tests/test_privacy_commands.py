@@ -237,10 +237,10 @@ def test_nothing_is_noted_where_no_audit_log_is_in_use(fill, make_span, folder, 
 
 
 def test_an_erasure_that_fails_is_noted(fill, make_span, folder, log, monkeypatch, capsys):
-    from aiobs_core.store import erase
+    from aiobs_core.store import compaction
 
     fill(of_user(make_span, HASH, trace_id=1))
-    monkeypatch.setattr(erase, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(compaction, "PATIENCE_S", 0.1)
     import sqlite3
 
     writer = sqlite3.connect(folder / "aiobs.db", isolation_level=None)

@@ -9,13 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from aiobs_core import semconv
 from aiobs_core._health import Health
 from aiobs_core.store import schema
+from aiobs_core.store.compaction import PAUSE_S, compact, overwrite_deleted, patiently
 from aiobs_core.store.deletion import Deletion, expired, traces_of
 from aiobs_core.store.reader import LAST, Store, UnknownTraceError
 from aiobs_core.store.rows import user_of
@@ -23,14 +24,10 @@ from aiobs_core.store.spool import ingest, spool_files, take
 from aiobs_core.store.writer import StoreWriter
 
 PENDING_NAME: Final = "erase.pending"  # there from the first deletion until no byte is left; empty
-_PATIENCE_S: Final = 5.0
 _SPOOL_PATIENCE_S: Final = 1.0  # with one spool file
-_BUSY_TIMEOUT_MS: Final = 500  # of one try, so that the patience is kept
-_PAUSE_S: Final = 0.005
 _SPOOL_PASSES: Final = 20
 _MAX_NS: Final = 2**63 - 1  # the largest integer that SQLite holds
 
-_T = TypeVar("_T")
 _Find = Callable[[], list[bytes]]
 
 
@@ -128,8 +125,8 @@ class _Erasure:
         """Take the spool in, delete, and rewrite the file; also finishes what an earlier erasure had to leave."""
         was_pending = self._pending.exists()
         self._take_in_spool()
-        with closing(_patiently(partial(schema.open_for_writing, self._folder))) as connection:
-            connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        with closing(patiently(partial(schema.open_for_writing, self._folder))) as connection:
+            overwrite_deleted(connection)
             deletion = Deletion(
                 connection, self._folder, health=self._health, content_ref_attribute=self._attribute
             )
@@ -155,10 +152,10 @@ class _Erasure:
     ) -> None:
         if not (self._delete(deletion, find) or was_pending or self._remarks):
             return
-        reason = _compact(connection)
+        reason = compact(connection)
         # A process that was reading the spool, too, may have stored some of it after the deletion.
         if reason is None and self._delete(deletion, find):
-            reason = _compact(connection)
+            reason = compact(connection)
         if reason is not None:
             self._remarks.append(
                 f"The traces are deleted, but bytes of them remain in {self._folder / schema.FILE_NAME} or its "
@@ -172,9 +169,9 @@ class _Erasure:
         has_deleted = False
         while traces := find():
             if has_deleted:
-                time.sleep(_PAUSE_S)  # lets a writing application in
+                time.sleep(PAUSE_S)  # lets a writing application in
             self._pending.touch(mode=0o600)
-            done = _patiently(partial(deletion.delete, traces))
+            done = patiently(partial(deletion.delete, traces))
             self._deleted.update(done.traces)
             self._span_count += done.span_count
             has_deleted = True
@@ -213,7 +210,7 @@ class _Erasure:
         if not paths:
             return
         # Before any file is taken: where this fails, all of them stay as they are.
-        writer = _patiently(partial(StoreWriter, self._folder, health=self._health))
+        writer = patiently(partial(StoreWriter, self._folder, health=self._health))
 
         def store(spans: Sequence[ReadableSpan]) -> None:
             writer.write(spans)
@@ -230,7 +227,7 @@ class _Erasure:
                     pass
                 if not any(path.exists() for path in taken):
                     return
-                time.sleep(_PAUSE_S)  # its owner was writing a line: it will write it again, to a new file
+                time.sleep(PAUSE_S)  # its owner was writing a line: it will write it again, to a new file
         finally:
             writer.close()
         self._is_spool_left = True
@@ -251,46 +248,4 @@ class _Erasure:
             except PermissionError:  # Windows, while its owner writes
                 if time.monotonic() > deadline_s:
                     return path
-                time.sleep(_PAUSE_S)
-
-
-def _compact(connection: sqlite3.Connection) -> str | None:
-    """Rewrite the file without what was deleted and empty the write-ahead log; None, or why that failed."""
-    deadline_s = time.monotonic() + _PATIENCE_S
-    reason: str | None = None
-    for step in (_vacuum, _empty_log):
-        try:
-            _patiently(partial(step, connection), deadline_s)
-        except sqlite3.OperationalError as error:  # a full disk; what was deleted is zeros all the same
-            reason = reason or str(error)
-    return reason
-
-
-def _vacuum(connection: sqlite3.Connection) -> None:
-    connection.execute("VACUUM")
-
-
-def _empty_log(connection: sqlite3.Connection) -> None:
-    is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    if is_busy:
-        raise sqlite3.OperationalError("database is locked by another process")
-
-
-def _patiently(action: Callable[[], _T], deadline_s: float | None = None) -> _T:
-    """Do it, again and again while another process has the lock.
-
-    Args:
-        action: What needs the lock.
-        deadline_s: `time.monotonic()` at which to give up; None: `_PATIENCE_S` from now.
-
-    Raises:
-        sqlite3.OperationalError: If the lock is still held then, or for any other reason at once.
-    """
-    deadline_s = time.monotonic() + _PATIENCE_S if deadline_s is None else deadline_s
-    while True:
-        try:
-            return action()
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline_s:
-                raise
-            time.sleep(_PAUSE_S)
+                time.sleep(PAUSE_S)
