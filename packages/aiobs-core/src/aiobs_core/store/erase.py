@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from aiobs_core._health import Health
 from aiobs_core.store import schema
 from aiobs_core.store.compaction import PAUSE_S, compact, overwrite_deleted, patiently
 from aiobs_core.store.deletion import Deletion, expired, traces_of
-from aiobs_core.store.reader import LAST, Store, UnknownTraceError
+from aiobs_core.store.reader import LAST, Store, UnknownTraceError, only_trace, trace_bounds
 from aiobs_core.store.rows import user_of
 from aiobs_core.store.spool import ingest, spool_files, take
 from aiobs_core.store.writer import StoreWriter
@@ -37,10 +37,12 @@ class Erased:
 
     Attributes:
         trace_count: Traces that were deleted.
-        span_count: Their spans.
+        span_count: Their spans in the store.
         spooled_span_count: Those of them that stood in the spool.
         is_compacted: Whether their bytes are gone from all files of the store, too.
         remark: What remains and what to do about it; None if nothing is to be said.
+        waiting_span_count: Spans that waited in outboxes and were deleted there.
+        traces: Ids of the traces.
     """
 
     trace_count: int
@@ -48,6 +50,8 @@ class Erased:
     spooled_span_count: int
     is_compacted: bool
     remark: str | None
+    waiting_span_count: int = 0
+    traces: frozenset[bytes] = field(default=frozenset(), compare=False, repr=False)
 
 
 def erase(
@@ -57,6 +61,7 @@ def erase(
     users: Collection[str] = (),
     trace_id: str | None = None,
     before_ns: int | None = None,
+    elsewhere: Collection[bytes] = (),
     content_ref_attribute: str = semconv.CONTENT_REF,
 ) -> Erased:
     """Delete traces from the store in `folder`, and their bytes from its files; one of the three says which.
@@ -70,6 +75,7 @@ def erase(
         users: Ids as spans carry them; a trace goes if one of its spans has one.
         trace_id: 32 hexadecimal digits; the first ones are enough if no other trace has them.
         before_ns: Traces go whose last span ended before this instant, in ns since the epoch.
+        elsewhere: Traces in other places whose ids begin with `trace_id`; with one of them it need not be in the store.
         content_ref_attribute: Attribute that names a span's file below `content/`, which goes with its trace.
 
     Returns:
@@ -80,10 +86,10 @@ def erase(
         UnknownTraceError: If no trace, or more than one, has the id.
         StoreError: If there is no store, or it cannot be written now; it may be that some traces are deleted.
     """
-    _require_one(users, trace_id, before_ns)
+    require_one(users, trace_id, before_ns)
     if not spool_files(folder):
         Store(folder).close()  # raises where there is no store: none is made
-    erasure = _Erasure(folder, health, content_ref_attribute)
+    erasure = _Erasure(folder, health, content_ref_attribute, elsewhere=elsewhere)
     try:
         return erasure.run(users, trace_id, before_ns)
     except (sqlite3.Error, OSError) as error:
@@ -93,7 +99,12 @@ def erase(
         ) from error
 
 
-def _require_one(users: Collection[str], trace_id: str | None, before_ns: int | None) -> None:
+def require_one(users: Collection[str], trace_id: str | None, before_ns: int | None) -> None:
+    """Refuse anything but exactly one of the three.
+
+    Raises:
+        ValueError: If it is not, or a user's id is empty.
+    """
     given = {"users": bool(users), "trace_id": trace_id is not None, "before_ns": before_ns is not None}
     if sum(given.values()) != 1:
         names = " and ".join(name for name, is_given in given.items() if is_given) or "none"
@@ -102,11 +113,27 @@ def _require_one(users: Collection[str], trace_id: str | None, before_ns: int | 
         raise ValueError("erase: expected users to be a collection of ids, none of them empty.")
 
 
+def bounds_to_erase(trace_id: str) -> tuple[bytes, bytes]:
+    """The lowest and the highest id that begin with these digits.
+
+    Raises:
+        UnknownTraceError: If it is no beginning of an id.
+    """
+    if trace_id == LAST:
+        raise UnknownTraceError(
+            f"{LAST!r} may be another trace by now; expected up to 32 hexadecimal digits to erase one."
+        )
+    return trace_bounds(trace_id)
+
+
 class _Erasure:
     """One erasure while it goes on."""
 
-    def __init__(self, folder: Path, health: Health, content_ref_attribute: str) -> None:
+    def __init__(
+        self, folder: Path, health: Health, content_ref_attribute: str, *, elsewhere: Collection[bytes]
+    ) -> None:
         self._folder = folder
+        self._elsewhere = elsewhere
         self._health = health
         self._attribute = content_ref_attribute
         self._pending = folder / PENDING_NAME
@@ -145,6 +172,7 @@ class _Erasure:
             spooled_span_count=sum(len(self._spooled.get(trace, ())) for trace in self._deleted),
             is_compacted=not self._pending.exists() and not deletion.left_files,
             remark=" ".join(self._remarks) or None,
+            traces=frozenset(self._deleted),
         )
 
     def _delete_and_compact(
@@ -197,12 +225,12 @@ class _Erasure:
         return lambda: next(filter(None, (traces_of(connection, user) for user in stored)), [])
 
     def _trace(self, trace_id: str) -> bytes:
-        if trace_id == LAST:
-            raise UnknownTraceError(
-                f"{LAST!r} may be another trace by now; expected up to 32 hexadecimal digits to erase one."
-            )
+        low, high = bounds_to_erase(trace_id)
         with closing(Store(self._folder)) as store:
-            return store._find(trace_id)  # noqa: SLF001 - one package: the reader's rules and messages
+            found = {*store.traces_between(low, high), *self._elsewhere}
+            return only_trace(
+                trace_id, found, where=f"{store.path} begins with {trace_id!r}; `aiobs runs` lists them."
+            )
 
     def _take_in_spool(self) -> None:
         """Move the spool into the store, the files of living processes included."""
