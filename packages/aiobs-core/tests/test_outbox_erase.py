@@ -19,6 +19,7 @@ from aiobs_core._health import Health
 from aiobs_core.export import doctor, outbox_erase
 from aiobs_core.export.outbox import Outbox
 from aiobs_core.export.outbox_erase import erase_waiting, waiting_traces
+from aiobs_core.export.outbox_file import OutboxError
 from aiobs_core.export.outbox_rescue import rescue
 from aiobs_core.export.parcels import Bounds, Tally
 from aiobs_core.export.wire import Encoder
@@ -345,6 +346,43 @@ def test_a_file_that_was_moved_aside_is_named(folder, box, of_user):
     assert {name.rpartition("-")[0] for name in files_with(folder, CANARY.encode())} <= {
         "outbox.db.damaged", aside.name,
     }  # fmt: skip
+
+
+def test_an_erasure_that_is_killed_half_way_can_be_run_again(folder, box, of_user, monkeypatch):
+    monkeypatch.setattr(outbox_erase, "_SLICE_SPANS", 1)
+    put(box, *[of_user(ADA, CANARY) for _ in range(3)], of_user(BOB))
+    pauses = []
+
+    def killed(_):
+        pauses.append(1)
+        if len(pauses) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(outbox_erase.time, "sleep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        erase_waiting(folder, users=[ADA])
+    assert (accounts(folder).waiting, accounts(folder).dropped) == (2, {"erased": 2})
+    assert (folder / "outbox.erase.pending").exists()
+    assert erase_waiting(folder, users=[ADA]).span_count == 1
+    assert files_with(folder, CANARY.encode()) == []
+    assert not (folder / "outbox.erase.pending").exists()
+
+
+def test_a_file_that_is_replaced_meanwhile_has_to_be_searched_again(folder, box, of_user, monkeypatch):
+    put(box, of_user(ADA), of_user(BOB))
+    slice_of = outbox_erase._Erasure._delete_slice
+
+    def replace(self, found):
+        rescue(folder, box.identity)
+        return slice_of(self, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox_erase._Erasure, "_delete_slice", replace)
+        with pytest.raises(OutboxError, match="replaced"):
+            erase_waiting(folder, users=[ADA])
+    box.leave()
+    assert len(waiting(folder)) == 2
+    assert erase_waiting(folder, users=[ADA]).span_count == 1
 
 
 def test_an_outbox_that_is_being_made_is_left_alone(folder):

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,17 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from aiobs_core import semconv
-from aiobs_core.export.outbox_file import ASIDE, ERASED, FILE_NAME, add_losses, known_version, open_existing
+from aiobs_core.export.outbox_file import (
+    ASIDE,
+    ERASED,
+    FILE_NAME,
+    OutboxError,
+    add_losses,
+    identity_of,
+    keep_for_ever,
+    known_version,
+    open_existing,
+)
 from aiobs_core.store.compaction import PAUSE_S, compact, overwrite_deleted, patiently
 from aiobs_core.store.rows import user_of
 from aiobs_core.store.schema import roll_back
@@ -64,7 +74,7 @@ def waiting_traces(folder: Path, low: bytes, high: bytes) -> frozenset[bytes]:
     """
     if not (folder / FILE_NAME).is_file():
         return frozenset()
-    with closing(open_existing(folder / FILE_NAME)) as db:
+    with _opened(folder / FILE_NAME) as db:
         if not known_version(db):
             return frozenset()
         query = "SELECT DISTINCT substr(key, 1, ?) FROM spans WHERE key BETWEEN ? AND ? LIMIT 2"
@@ -78,7 +88,7 @@ def erase_waiting(
     """Delete traces from the outbox in `folder`, and their bytes from its file. A trace goes if one of the three says so.
 
     Other processes may go on putting and sending. What they had read already may still arrive at the receiver; they send
-    nothing of it that they read later. Each span is counted as dropped (`erased`) for the process that put it. The file
+    nothing of it that they read later. Spans of a trace that end after this go their way. Each span is counted as dropped (`erased`) for the process that put it. The file
     is rewritten even where nothing is found: it may hold bytes of spans that were sent.
 
     Args:
@@ -92,7 +102,7 @@ def erase_waiting(
         What was deleted, and whether bytes of it remain.
 
     Raises:
-        OutboxError: If a newer aiobs wrote it.
+        OutboxError: If a newer aiobs wrote it, or it was replaced meanwhile.
         sqlite3.Error: If it cannot be read or written now; it may be that some traces are deleted.
         OSError: If the mark of an unfinished erasure cannot be made.
     """
@@ -103,7 +113,7 @@ def erase_waiting(
     is_compacted = not remarks
     found, span_count = frozenset[bytes](), 0
     if path.is_file():
-        with closing(open_existing(path)) as db:
+        with _opened(path) as db:
             if known_version(db):
                 erasure = _Erasure(db, folder, users=users, traces=traces, before_ns=before_ns)
                 reason = erasure.run()
@@ -113,6 +123,21 @@ def erase_waiting(
     return ErasedWaiting(
         traces=found, span_count=span_count, is_compacted=is_compacted, remarks=tuple(remarks)
     )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    identity = identity_of(path)
+    db = open_existing(path)
+    try:
+        yield db
+        if identity_of(path) != identity:
+            raise OutboxError("it was replaced meanwhile, as one that is damaged is")
+    finally:
+        if identity_of(path) == identity:
+            db.close()
+        else:
+            keep_for_ever(db)  # closing could delete the log of the new one: see `Outbox.leak`
 
 
 def _moved_aside(folder: Path) -> list[Path]:
