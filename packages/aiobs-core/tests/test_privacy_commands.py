@@ -103,8 +103,8 @@ def test_erase_finds_a_plain_id_under_every_key_and_in_the_clear(
     code, out, _ = run(capsys, "erase", "--user-id", "u-ada", "--yes", "--json")
     assert code == 0
     assert json.loads(out) == {
-        "store": str(folder), "trace_count": 3, "span_count": 3, "spooled_span_count": 0, "is_compacted": True,
-        "remark": None,
+        "store": str(folder), "outboxes": [], "trace_count": 3, "span_count": 3, "spooled_span_count": 0,
+        "waiting_span_count": 0, "is_compacted": True, "remark": None,
     }  # fmt: skip
     assert traces_in(folder) == {4}
 
@@ -220,7 +220,9 @@ def test_an_erasure_is_noted_without_the_plain_id(fill, make_span, log, capsys, 
     fill(of_user(make_span, HASH, trace_id=int("1" * 32, 16)))
     assert run(capsys, "erase", *argv, "--yes")[0] == 0
     noted = records(log)[-1]
-    counts = {"trace_count": 1, "span_count": 1, "spooled_span_count": 0, "is_compacted": True}
+    counts = {
+        "trace_count": 1, "span_count": 1, "spooled_span_count": 0, "is_compacted": True, "waiting_span_count": 0,
+    }  # fmt: skip
     assert (noted["kind"], noted["facts"]) == ("erasure", {"who": reads.operating_user(), **facts, **counts})
     assert b"u-ada" not in log.read_bytes()
     assert verify(log, [KEY.encode()]).is_intact
@@ -237,10 +239,10 @@ def test_nothing_is_noted_where_no_audit_log_is_in_use(fill, make_span, folder, 
 
 
 def test_an_erasure_that_fails_is_noted(fill, make_span, folder, log, monkeypatch, capsys):
-    from aiobs_core.store import erase
+    from aiobs_core.store import compaction
 
     fill(of_user(make_span, HASH, trace_id=1))
-    monkeypatch.setattr(erase, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(compaction, "PATIENCE_S", 0.1)
     import sqlite3
 
     writer = sqlite3.connect(folder / "aiobs.db", isolation_level=None)

@@ -16,7 +16,7 @@ import pytest
 
 from aiobs_core import semconv
 from aiobs_core._health import Health
-from aiobs_core.store import deletion, erase, spool, writer
+from aiobs_core.store import compaction, deletion, erase, spool, writer
 from aiobs_core.store.reader import NoStoreError, Store, UnknownTraceError
 from aiobs_core.store.schema import StoreError
 from aiobs_core.store.spool import Spool, spool_files
@@ -176,14 +176,14 @@ def test_a_trace_that_another_process_stores_meanwhile_is_erased_too(
     folder, health, exporter, make_span, monkeypatch
 ):
     exporter.export([make_span("run", call(ADA)), make_span("run of bob", call(BOB))])
-    compact, late = erase._compact, [make_span(CANARY, call(ADA))]
+    compact, late = erase.compact, [make_span(CANARY, call(ADA))]
 
     def store_late(connection):
         if late:
             exporter.export([late.pop()])
         return compact(connection)
 
-    monkeypatch.setattr(erase, "_compact", store_late)
+    monkeypatch.setattr(erase, "compact", store_late)
     assert erase.erase(folder, health=health, users=[ADA]).trace_count == 2
     assert files_with(folder, CANARY.encode(), ADA.encode()) == []
     assert traces_of(folder) == (["run of bob"], 1)
@@ -295,8 +295,8 @@ def test_the_open_connection_of_an_idle_application_is_no_obstacle(folder, healt
 
 @pytest.mark.parametrize("how", ["user", "trace", "before"])
 def test_a_reader_holds_the_bytes_until_it_is_done(folder, health, exporter, a_trace, monkeypatch, how):
-    monkeypatch.setattr(erase, "_PATIENCE_S", 0.2)
-    monkeypatch.setattr(erase, "_BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(compaction, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(compaction, "BUSY_TIMEOUT_MS", 50)
     ada = traces_of_two(exporter, a_trace)
     needles = needles_of(folder, ada)
     which = {
@@ -345,8 +345,8 @@ def test_a_locked_store_is_waited_for(folder, health, exporter, make_span):
 
 
 def test_a_store_that_stays_locked_is_a_store_error(folder, health, exporter, make_span, monkeypatch):
-    monkeypatch.setattr(erase, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(erase, "_BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(compaction, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(compaction, "BUSY_TIMEOUT_MS", 50)
     monkeypatch.setattr(writer.schema, "BUSY_TIMEOUT_S", 0.05)
     exporter.export([make_span("run", call(ADA))])
     with closing(sqlite3.connect(folder / "aiobs.db", isolation_level=None)) as other:

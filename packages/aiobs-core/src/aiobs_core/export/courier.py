@@ -55,7 +55,6 @@ class Pace:
 class _Done:
     box: Outbox
     batch: Batch
-    exported: int
     lost: Mapping[str, int]
 
 
@@ -185,8 +184,7 @@ class Courier:
             return Answer(verdict="again", why=why, may_have_arrived=self._transport is not None)
 
     def _done(self, box: Outbox, batch: Batch, lost: Mapping[str, int]) -> None:
-        exported = batch.count - sum(lost.values())
-        self._unsettled = _Done(box=box, batch=batch, exported=exported, lost=lost)
+        self._unsettled = _Done(box=box, batch=batch, lost=lost)
         if not self._settle_rest():
             self._failed_here()
 
@@ -196,7 +194,7 @@ class Courier:
         if done is None:
             return True
         try:
-            done.box.settle(done.batch, exported=done.exported, lost=done.lost)
+            done.box.settle(done.batch, lost=done.lost)
         except sqlite3.OperationalError as error:
             self._health.problem(
                 "otlp.spool_unwritable",

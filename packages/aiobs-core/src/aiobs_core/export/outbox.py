@@ -20,6 +20,8 @@ from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox_file import (
     FILE_NAME,
     add_losses,
+    add_settled,
+    heads_of,
     identity_of,
     keep_for_ever,
     myself,
@@ -41,6 +43,8 @@ _OLDEST: Final = (  # those on their way are spared: they would be counted as lo
     "SELECT id, process FROM spans WHERE NOT EXISTS(SELECT 1 FROM processes WHERE processes.id = sender "
     "AND spans.id BETWEEN first AND last) ORDER BY id LIMIT ?"
 )
+_READS: Final = 10  # of what is erased each time before it can leave
+_COUNT_OF: Final = "SELECT count(*) FROM spans WHERE sender = ? AND process = ? AND id BETWEEN ? AND ?"
 
 
 class Outbox:
@@ -205,6 +209,13 @@ class Outbox:
             max_bytes: Of all bodies; a single one may be larger.
             own: Those that this process put, or else those that it took over.
         """
+        for _ in range(_READS):
+            batch = self._oldest(max_spans=max_spans, max_bytes=max_bytes, own=own)
+            if batch is None or self._note_flight(batch):
+                return batch
+        return None
+
+    def _oldest(self, *, max_spans: int, max_bytes: int, own: bool) -> Batch | None:
         with self.reading() as db:
             process = self.process if own else self._adopted_from(db)
             if process is None:
@@ -221,16 +232,14 @@ class Outbox:
                 if position and size > max_bytes:
                     del rows[position:]
                     break
-            batch = Batch(
+            return Batch(
                 process=process,
                 first=rows[0][0],
                 last=rows[-1][0],
                 spans=[(row[1], row[2]) for row in rows],
-                heads=self._heads(db, {row[1] for row in rows}),
+                heads=heads_of(db, {row[1] for row in rows}),
                 tried=sum(row[3] > 0 for row in rows),
             )
-        self._note_flight(batch)
-        return batch
 
     def _adopted_from(self, db: sqlite3.Connection) -> int | None:
         row = db.execute(
@@ -239,23 +248,21 @@ class Outbox:
         ).fetchone()
         return None if row is None else int(row[0])
 
-    @staticmethod
-    def _heads(db: sqlite3.Connection, groups: set[bytes]) -> dict[bytes, bytes]:
-        marks = ", ".join("?" * len(groups))
-        found = db.execute(f"SELECT grp, head FROM heads WHERE grp IN ({marks})", tuple(groups))  # noqa: S608
-        return dict(found.fetchall())
-
-    def _note_flight(self, batch: Batch) -> None:
+    def _note_flight(self, batch: Batch) -> bool:
+        """Whether all of it may leave; False if some of it was erased since it was read."""
         try:
             with self.transaction() as db:
-                db.execute(
-                    "UPDATE processes SET first = ?, last = ? WHERE id = ?",
-                    (batch.first, batch.last, self.process),
-                )
+                (left,) = db.execute(
+                    _COUNT_OF, (self.process, batch.process, batch.first, batch.last)
+                ).fetchone()
+                if left == batch.count:
+                    db.execute("UPDATE processes SET first = ?, last = ? WHERE id = ?",
+                               (batch.first, batch.last, self.process))  # fmt: skip
+                return bool(left == batch.count)
         except sqlite3.OperationalError:
-            return  # a full disk must not keep anything from leaving; a repeat after a crash is not foretold then
+            return True  # a full disk must not keep anything from leaving; a repeat after a crash is not foretold then
 
-    def settle(self, batch: Batch, *, exported: int, lost: Mapping[str, int]) -> None:
+    def settle(self, batch: Batch, *, lost: Mapping[str, int]) -> None:
         """Delete a batch that is done with, and count what became of it.
 
         Raises:
@@ -266,14 +273,7 @@ class Outbox:
                 "DELETE FROM spans WHERE sender = ? AND process = ? AND id BETWEEN ? AND ?",
                 (self.process, batch.process, batch.first, batch.last),
             ).rowcount
-            left = max(
-                gone - sum(lost.values()), 0
-            )  # some may have given way meanwhile, and were counted then
-            db.execute(
-                "UPDATE processes SET exported = exported + ?, repeated = repeated + ? WHERE id = ?",
-                (left, min(batch.tried, exported), batch.process),
-            )
-            add_losses(db, batch.process, lost)
+            add_settled(db, batch, gone=gone, lost=lost)
             db.execute(
                 "UPDATE processes SET first = NULL, last = NULL, beat = beat + 1, seen_s = ? WHERE id = ?",
                 (int(self._wall_s()), self.process),

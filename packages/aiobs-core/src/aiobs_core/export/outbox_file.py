@@ -9,19 +9,23 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core.store.location import network_file_system
 from aiobs_core.store.schema import make_folder
 from aiobs_core.store.spool import host_token
 
+if TYPE_CHECKING:
+    from aiobs_core.export.parcels import Batch
+
 FILE_NAME: Final = "outbox.db"
 IN_MEMORY: Final = ":memory:"
 BUSY_TIMEOUT_S: Final = 1.0
+ERASED: Final = "erased"  # why spans are gone: somebody had to be forgotten
 _VERSION: Final = 1
 _PAGE_BYTES: Final = 8_192
-_ASIDE: Final = ".damaged-"
+ASIDE: Final = ".damaged-"
 _kept: list[sqlite3.Connection] = []
 
 _TABLES: Final = (
@@ -91,9 +95,7 @@ def open_existing(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, *, in_memory: bool) -> None:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > _VERSION:
-        raise OutboxError(f"its file was written by a newer aiobs (version {version}, known is {_VERSION})")
+    version = known_version(connection)
     connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")  # before the first table and before WAL
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
     if not in_memory:
@@ -107,6 +109,18 @@ def _prepare(connection: sqlite3.Connection, *, in_memory: bool) -> None:
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version={_VERSION}")
     connection.execute("COMMIT")
+
+
+def known_version(connection: sqlite3.Connection) -> int:
+    """Version of an outbox's tables; 0: it has none yet.
+
+    Raises:
+        OutboxError: If a newer aiobs wrote it.
+    """
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > _VERSION:
+        raise OutboxError(f"its file was written by a newer aiobs (version {version}, known is {_VERSION})")
+    return version
 
 
 def _write_ahead_log(connection: sqlite3.Connection) -> None:
@@ -149,6 +163,13 @@ def used_bytes(db: sqlite3.Connection) -> int:
     return (pages - free) * size
 
 
+def heads_of(db: sqlite3.Connection, groups: set[bytes]) -> dict[bytes, bytes]:
+    """The resources and scopes that spans belong to."""
+    marks = ", ".join("?" * len(groups))
+    found = db.execute(f"SELECT grp, head FROM heads WHERE grp IN ({marks})", tuple(groups))  # noqa: S608
+    return dict(found.fetchall())
+
+
 def add_losses(db: sqlite3.Connection, process: int, lost: Mapping[str, int]) -> None:
     """Count spans of a process that are gone, by reason."""
     for reason, count in lost.items():
@@ -157,6 +178,26 @@ def add_losses(db: sqlite3.Connection, process: int, lost: Mapping[str, int]) ->
             "ON CONFLICT(process, reason) DO UPDATE SET spans = spans + excluded.spans",
             (process, reason, count),
         )
+
+
+def add_settled(db: sqlite3.Connection, batch: Batch, *, gone: int, lost: Mapping[str, int]) -> None:
+    """Count what became of a batch.
+
+    Args:
+        db: In the transaction in which its rows were deleted.
+        batch: What was taken.
+        gone: How many of its rows there still were: others were erased meanwhile, and counted then.
+        lost: How many were not exported, by reason.
+    """
+    left = gone
+    for reason, count in lost.items():
+        if counted := min(count, left):
+            add_losses(db, batch.process, {reason: counted})
+        left -= counted
+    db.execute(
+        "UPDATE processes SET exported = exported + ?, repeated = repeated + ? WHERE id = ?",
+        (left, min(batch.tried, left), batch.process),
+    )
 
 
 def keep_for_ever(connection: sqlite3.Connection) -> None:

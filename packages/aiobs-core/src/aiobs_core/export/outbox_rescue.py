@@ -11,11 +11,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from aiobs_core.export.outbox_file import FILE_NAME, add_losses, identity_of, open_file
+from aiobs_core.export.outbox_file import ASIDE, ERASED, FILE_NAME, add_losses, identity_of, open_file
 from aiobs_core.privacy._file_lock import lock, unlock
 
 DAMAGED: Final = "damaged"
-_ASIDE: Final = ".damaged-"
 _LOCK_NAME: Final = "outbox.lock"
 _BY_OUTBOX: Final = (
     "spool_full",
@@ -25,6 +24,7 @@ _BY_OUTBOX: Final = (
     "too_large",
     "duplicate",
     "shutdown",
+    ERASED,
     DAMAGED,
 )
 _SLICE: Final = 256
@@ -59,7 +59,7 @@ def rescue(folder: Path, identity: tuple[int, int] | None) -> tuple[int, int]:
 def was_rescued(folder: Path, identity: tuple[int, int] | None) -> bool:
     """Whether a file that is gone was moved aside as damaged, not deleted."""
     with _locked(folder):
-        return any(identity_of(path) == identity for path in folder.glob(f"{FILE_NAME}{_ASIDE}????????"))
+        return any(identity_of(path) == identity for path in folder.glob(f"{FILE_NAME}{ASIDE}????????"))
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _set_aside(path: Path) -> Path:
-    aside = path.with_name(f"{FILE_NAME}{_ASIDE}{secrets.token_hex(4)}")
+    aside = path.with_name(f"{FILE_NAME}{ASIDE}{secrets.token_hex(4)}")
     path.rename(aside)
     for suffix in ("-wal", "-shm"):  # what was committed last stands in the first of them
         with suppress(FileNotFoundError):
@@ -163,7 +163,7 @@ def _spans_of(connection: sqlite3.Connection) -> Iterator[tuple[object, ...]]:
 def _remove_old(folder: Path) -> None:
     """Keep the newest of the files that were moved aside: older ones are of use to nobody."""
     with suppress(OSError):
-        found = sorted(folder.glob(f"{FILE_NAME}{_ASIDE}????????"), key=lambda path: path.stat().st_mtime)
+        found = sorted(folder.glob(f"{FILE_NAME}{ASIDE}????????"), key=lambda path: path.stat().st_mtime)
         for path in found[:-1]:
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - a command prints
-"""The command `aiobs erase`: traces of a person, one trace, or all old ones leave the local store."""
+"""The command `aiobs erase`: traces of a person, one trace, or all old ones leave the local store and the outbox."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from aiobs_core.cli import _ENVIRON, SubParsers, _complain, _print_json
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
     from aiobs_core.store.erase import Erased
+    from aiobs_core.store.erase_everywhere import Places
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _WRONG_CALL: Final = 2
@@ -42,8 +43,9 @@ def add_erase(commands: SubParsers[argparse.ArgumentParser]) -> None:
     """Add the command."""
     erase = commands.add_parser(
         "erase",
-        help="delete traces from the local store, and their bytes from its files",
-        description="Delete traces from the local store, and their bytes from its files. What was sent elsewhere stays.",
+        help="delete traces from the local store and from what waits to be sent, and their bytes from the files",
+        description="Delete traces from the local store and from the spool of spans that wait for a receiver, and their bytes "
+        "from the files. What was sent stays where it is.",
     )
     which = erase.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -121,13 +123,14 @@ def _instant_ns(text: str) -> int:
 def _erase(arguments: argparse.Namespace) -> int:
     from aiobs_core._settings import Settings
     from aiobs_core.privacy.reads import note
-    from aiobs_core.store.erase import erase
+    from aiobs_core.store.erase_everywhere import erase_everywhere
     from aiobs_core.store.reader import NoStoreError, UnknownTraceError
     from aiobs_core.store.schema import StoreError
 
     settings = Settings.load()
     folder = folder_of(arguments.store, settings)
-    if folder is None:
+    places = _places(arguments.store, folder, settings)
+    if places.store is None and not places.outboxes:
         raise AiobsError("AIOBS_STORE is `off`; name the folder of a store with --store. Nothing was erased.")
     selection = _selection(arguments, settings)
     if not arguments.yes:
@@ -136,11 +139,11 @@ def _erase(arguments: argparse.Namespace) -> int:
                 "erase asks before it deletes, and there is no terminal to ask on; give --yes. Nothing was erased."
             )
             return _WRONG_CALL
-        if not _is_confirmed(f"Erase {selection.words} from {folder}? This cannot be undone. [y/N] "):
+        if not _is_confirmed(f"Erase {selection.words} from {places}? This cannot be undone. [y/N] "):
             _complain("Nothing was erased.")
             return 1
     try:
-        erased = erase(folder, health=Health(), **selection.arguments)
+        erased = erase_everywhere(places, health=Health(), **selection.arguments)
     except (NoStoreError, UnknownTraceError):  # kinds of StoreError, and nothing was deleted
         raise
     except StoreError:  # after it may have deleted some
@@ -148,10 +151,21 @@ def _erase(arguments: argparse.Namespace) -> int:
         raise
     note("erasure", {**selection.facts, **_counts(erased)}, settings, folder)
     if arguments.json:
-        _print_json({"store": str(folder), **asdict(erased)})
+        store = None if places.store is None else str(places.store)
+        outboxes = [str(each) for each in places.outboxes]
+        _print_json({"store": store, "outboxes": outboxes, **_counts(erased), "remark": erased.remark})
     else:
-        _print_erased(erased, folder)
+        _print_erased(erased, places)
     return 0 if erased.is_compacted else 1
+
+
+def _places(given: str | None, folder: Path | None, settings: Settings) -> Places:
+    """Where to look: in the folder that was given only, else in those of the store and of the spool."""
+    from aiobs_core.export.outbox_place import outbox_folder
+    from aiobs_core.store.erase_everywhere import places_in
+
+    spool = None if given else outbox_folder(settings.spool, cwd=Path.cwd(), environ=_ENVIRON)
+    return places_in(folder, spool)
 
 
 def _selection(arguments: argparse.Namespace, settings: Settings) -> _Selection:
@@ -196,13 +210,18 @@ def _is_confirmed(question: str) -> bool:
 
 
 def _counts(erased: Erased) -> dict[str, object]:
-    return {name: value for name, value in asdict(erased).items() if name != "remark"}
+    return {name: value for name, value in asdict(erased).items() if name not in ("remark", "traces")}
 
 
-def _print_erased(erased: Erased, folder: Path) -> None:
+def _print_erased(erased: Erased, places: Places) -> None:
     spooled = f", {erased.spooled_span_count} of them from the spool" if erased.spooled_span_count else ""
     traces = "trace" if erased.trace_count == 1 else "traces"
     spans = "span" if erased.span_count == 1 else "spans"
-    print(f"Erased {erased.trace_count} {traces} ({erased.span_count} {spans}{spooled}) from {folder}.")
+    waiting = f"{erased.waiting_span_count} that waited to be sent"
+    told = [f"{erased.span_count} {spans}{spooled}"] if places.store is not None else []
+    told += [waiting] if places.outboxes else []
+    print(f"Erased {erased.trace_count} {traces} ({'; '.join(told)}) from {places}.")
+    if places.outboxes:
+        print("What was sent stays with the receiver: erase it there, too.")
     if erased.remark:
         print(erased.remark)

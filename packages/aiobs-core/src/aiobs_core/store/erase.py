@@ -6,31 +6,28 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from aiobs_core import semconv
 from aiobs_core._health import Health
 from aiobs_core.store import schema
+from aiobs_core.store.compaction import PAUSE_S, compact, overwrite_deleted, patiently
 from aiobs_core.store.deletion import Deletion, expired, traces_of
-from aiobs_core.store.reader import LAST, Store, UnknownTraceError
+from aiobs_core.store.reader import LAST, Store, UnknownTraceError, only_trace, trace_bounds
 from aiobs_core.store.rows import user_of
 from aiobs_core.store.spool import ingest, spool_files, take
 from aiobs_core.store.writer import StoreWriter
 
 PENDING_NAME: Final = "erase.pending"  # there from the first deletion until no byte is left; empty
-_PATIENCE_S: Final = 5.0
 _SPOOL_PATIENCE_S: Final = 1.0  # with one spool file
-_BUSY_TIMEOUT_MS: Final = 500  # of one try, so that the patience is kept
-_PAUSE_S: Final = 0.005
 _SPOOL_PASSES: Final = 20
 _MAX_NS: Final = 2**63 - 1  # the largest integer that SQLite holds
 
-_T = TypeVar("_T")
 _Find = Callable[[], list[bytes]]
 
 
@@ -40,10 +37,12 @@ class Erased:
 
     Attributes:
         trace_count: Traces that were deleted.
-        span_count: Their spans.
+        span_count: Their spans in the store.
         spooled_span_count: Those of them that stood in the spool.
         is_compacted: Whether their bytes are gone from all files of the store, too.
         remark: What remains and what to do about it; None if nothing is to be said.
+        waiting_span_count: Spans that waited in outboxes and were deleted there.
+        traces: Ids of the traces.
     """
 
     trace_count: int
@@ -51,6 +50,8 @@ class Erased:
     spooled_span_count: int
     is_compacted: bool
     remark: str | None
+    waiting_span_count: int = 0
+    traces: frozenset[bytes] = field(default=frozenset(), compare=False, repr=False)
 
 
 def erase(
@@ -60,6 +61,7 @@ def erase(
     users: Collection[str] = (),
     trace_id: str | None = None,
     before_ns: int | None = None,
+    elsewhere: Collection[bytes] = (),
     content_ref_attribute: str = semconv.CONTENT_REF,
 ) -> Erased:
     """Delete traces from the store in `folder`, and their bytes from its files; one of the three says which.
@@ -73,6 +75,7 @@ def erase(
         users: Ids as spans carry them; a trace goes if one of its spans has one.
         trace_id: 32 hexadecimal digits; the first ones are enough if no other trace has them.
         before_ns: Traces go whose last span ended before this instant, in ns since the epoch.
+        elsewhere: Traces in other places whose ids begin with `trace_id`; with one of them it need not be in the store.
         content_ref_attribute: Attribute that names a span's file below `content/`, which goes with its trace.
 
     Returns:
@@ -83,10 +86,10 @@ def erase(
         UnknownTraceError: If no trace, or more than one, has the id.
         StoreError: If there is no store, or it cannot be written now; it may be that some traces are deleted.
     """
-    _require_one(users, trace_id, before_ns)
+    require_one(users, trace_id, before_ns)
     if not spool_files(folder):
         Store(folder).close()  # raises where there is no store: none is made
-    erasure = _Erasure(folder, health, content_ref_attribute)
+    erasure = _Erasure(folder, health, content_ref_attribute, elsewhere=elsewhere)
     try:
         return erasure.run(users, trace_id, before_ns)
     except (sqlite3.Error, OSError) as error:
@@ -96,7 +99,12 @@ def erase(
         ) from error
 
 
-def _require_one(users: Collection[str], trace_id: str | None, before_ns: int | None) -> None:
+def require_one(users: Collection[str], trace_id: str | None, before_ns: int | None) -> None:
+    """Refuse anything but exactly one of the three.
+
+    Raises:
+        ValueError: If it is not, or a user's id is empty.
+    """
     given = {"users": bool(users), "trace_id": trace_id is not None, "before_ns": before_ns is not None}
     if sum(given.values()) != 1:
         names = " and ".join(name for name, is_given in given.items() if is_given) or "none"
@@ -105,11 +113,27 @@ def _require_one(users: Collection[str], trace_id: str | None, before_ns: int | 
         raise ValueError("erase: expected users to be a collection of ids, none of them empty.")
 
 
+def bounds_to_erase(trace_id: str) -> tuple[bytes, bytes]:
+    """The lowest and the highest id that begin with these digits.
+
+    Raises:
+        UnknownTraceError: If it is no beginning of an id.
+    """
+    if trace_id == LAST:
+        raise UnknownTraceError(
+            f"{LAST!r} may be another trace by now; expected up to 32 hexadecimal digits to erase one."
+        )
+    return trace_bounds(trace_id)
+
+
 class _Erasure:
     """One erasure while it goes on."""
 
-    def __init__(self, folder: Path, health: Health, content_ref_attribute: str) -> None:
+    def __init__(
+        self, folder: Path, health: Health, content_ref_attribute: str, *, elsewhere: Collection[bytes]
+    ) -> None:
         self._folder = folder
+        self._elsewhere = elsewhere
         self._health = health
         self._attribute = content_ref_attribute
         self._pending = folder / PENDING_NAME
@@ -128,8 +152,8 @@ class _Erasure:
         """Take the spool in, delete, and rewrite the file; also finishes what an earlier erasure had to leave."""
         was_pending = self._pending.exists()
         self._take_in_spool()
-        with closing(_patiently(partial(schema.open_for_writing, self._folder))) as connection:
-            connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        with closing(patiently(partial(schema.open_for_writing, self._folder))) as connection:
+            overwrite_deleted(connection)
             deletion = Deletion(
                 connection, self._folder, health=self._health, content_ref_attribute=self._attribute
             )
@@ -148,6 +172,7 @@ class _Erasure:
             spooled_span_count=sum(len(self._spooled.get(trace, ())) for trace in self._deleted),
             is_compacted=not self._pending.exists() and not deletion.left_files,
             remark=" ".join(self._remarks) or None,
+            traces=frozenset(self._deleted),
         )
 
     def _delete_and_compact(
@@ -155,10 +180,10 @@ class _Erasure:
     ) -> None:
         if not (self._delete(deletion, find) or was_pending or self._remarks):
             return
-        reason = _compact(connection)
+        reason = compact(connection)
         # A process that was reading the spool, too, may have stored some of it after the deletion.
         if reason is None and self._delete(deletion, find):
-            reason = _compact(connection)
+            reason = compact(connection)
         if reason is not None:
             self._remarks.append(
                 f"The traces are deleted, but bytes of them remain in {self._folder / schema.FILE_NAME} or its "
@@ -172,9 +197,9 @@ class _Erasure:
         has_deleted = False
         while traces := find():
             if has_deleted:
-                time.sleep(_PAUSE_S)  # lets a writing application in
+                time.sleep(PAUSE_S)  # lets a writing application in
             self._pending.touch(mode=0o600)
-            done = _patiently(partial(deletion.delete, traces))
+            done = patiently(partial(deletion.delete, traces))
             self._deleted.update(done.traces)
             self._span_count += done.span_count
             has_deleted = True
@@ -200,12 +225,12 @@ class _Erasure:
         return lambda: next(filter(None, (traces_of(connection, user) for user in stored)), [])
 
     def _trace(self, trace_id: str) -> bytes:
-        if trace_id == LAST:
-            raise UnknownTraceError(
-                f"{LAST!r} may be another trace by now; expected up to 32 hexadecimal digits to erase one."
-            )
+        low, high = bounds_to_erase(trace_id)
         with closing(Store(self._folder)) as store:
-            return store._find(trace_id)  # noqa: SLF001 - one package: the reader's rules and messages
+            found = {*store.traces_between(low, high), *self._elsewhere}
+            return only_trace(
+                trace_id, found, where=f"{store.path} begins with {trace_id!r}; `aiobs runs` lists them."
+            )
 
     def _take_in_spool(self) -> None:
         """Move the spool into the store, the files of living processes included."""
@@ -213,7 +238,7 @@ class _Erasure:
         if not paths:
             return
         # Before any file is taken: where this fails, all of them stay as they are.
-        writer = _patiently(partial(StoreWriter, self._folder, health=self._health))
+        writer = patiently(partial(StoreWriter, self._folder, health=self._health))
 
         def store(spans: Sequence[ReadableSpan]) -> None:
             writer.write(spans)
@@ -230,7 +255,7 @@ class _Erasure:
                     pass
                 if not any(path.exists() for path in taken):
                     return
-                time.sleep(_PAUSE_S)  # its owner was writing a line: it will write it again, to a new file
+                time.sleep(PAUSE_S)  # its owner was writing a line: it will write it again, to a new file
         finally:
             writer.close()
         self._is_spool_left = True
@@ -251,46 +276,4 @@ class _Erasure:
             except PermissionError:  # Windows, while its owner writes
                 if time.monotonic() > deadline_s:
                     return path
-                time.sleep(_PAUSE_S)
-
-
-def _compact(connection: sqlite3.Connection) -> str | None:
-    """Rewrite the file without what was deleted and empty the write-ahead log; None, or why that failed."""
-    deadline_s = time.monotonic() + _PATIENCE_S
-    reason: str | None = None
-    for step in (_vacuum, _empty_log):
-        try:
-            _patiently(partial(step, connection), deadline_s)
-        except sqlite3.OperationalError as error:  # a full disk; what was deleted is zeros all the same
-            reason = reason or str(error)
-    return reason
-
-
-def _vacuum(connection: sqlite3.Connection) -> None:
-    connection.execute("VACUUM")
-
-
-def _empty_log(connection: sqlite3.Connection) -> None:
-    is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    if is_busy:
-        raise sqlite3.OperationalError("database is locked by another process")
-
-
-def _patiently(action: Callable[[], _T], deadline_s: float | None = None) -> _T:
-    """Do it, again and again while another process has the lock.
-
-    Args:
-        action: What needs the lock.
-        deadline_s: `time.monotonic()` at which to give up; None: `_PATIENCE_S` from now.
-
-    Raises:
-        sqlite3.OperationalError: If the lock is still held then, or for any other reason at once.
-    """
-    deadline_s = time.monotonic() + _PATIENCE_S if deadline_s is None else deadline_s
-    while True:
-        try:
-            return action()
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline_s:
-                raise
-            time.sleep(_PAUSE_S)
+                time.sleep(PAUSE_S)

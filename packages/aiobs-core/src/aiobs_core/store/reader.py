@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -147,6 +147,42 @@ def _temporary_store(folder: Path, health: Health) -> Store:
         raise StoreError(f"{folder}: the spool cannot be read ({error}).") from error
 
 
+def trace_bounds(trace_id: str) -> tuple[bytes, bytes]:
+    """The lowest and the highest id that begin with these digits.
+
+    Raises:
+        UnknownTraceError: If it is no beginning of an id.
+    """
+    digits = trace_id.lower().removeprefix("0x")
+    try:
+        low, high = bytes.fromhex(digits.ljust(32, "0")), bytes.fromhex(digits.ljust(32, "f"))
+    except ValueError:
+        low, high = b"", b""
+    if not digits or len(low) != 16:
+        raise UnknownTraceError(
+            f"{trace_id[:80]!r} is no trace id; expected up to 32 hexadecimal digits, or {LAST!r}."
+        )
+    return low, high
+
+
+def only_trace(trace_id: str, found: Collection[bytes], *, where: str) -> bytes:
+    """The one trace that begins with given digits.
+
+    Args:
+        trace_id: The digits.
+        found: What begins with them.
+        where: The end of the message that says that there is none.
+
+    Raises:
+        UnknownTraceError: If there is none, or more than one.
+    """
+    if not found:
+        raise UnknownTraceError(f"No trace in {where}")
+    if len(found) > 1:
+        raise UnknownTraceError(f"More than one trace begins with {trace_id!r}; give more digits.")
+    return next(iter(found))
+
+
 class Store:
     """A read-only connection to the store in one folder; for use by one thread. Never makes a file.
 
@@ -261,23 +297,15 @@ class Store:
             if not newest:
                 raise UnknownTraceError(f"{self.path} holds no run yet.")
             return bytes(newest[0][0])
-        digits = trace_id.lower().removeprefix("0x")
-        try:
-            low, high = bytes.fromhex(digits.ljust(32, "0")), bytes.fromhex(digits.ljust(32, "f"))
-        except ValueError:
-            low, high = b"", b""
-        if not digits or len(low) != 16:
-            raise UnknownTraceError(
-                f"{trace_id[:80]!r} is no trace id; expected up to 32 hexadecimal digits, or {LAST!r}."
-            )
-        found = self._rows("SELECT trace_id FROM runs WHERE trace_id BETWEEN ? AND ? LIMIT 2", low, high)
-        if not found:
-            raise UnknownTraceError(
-                f"No trace in {self.path} begins with {trace_id!r}; `aiobs runs` lists them."
-            )
-        if len(found) > 1:
-            raise UnknownTraceError(f"More than one trace begins with {trace_id!r}; give more digits.")
-        return bytes(found[0][0])
+        found = self.traces_between(*trace_bounds(trace_id))
+        return only_trace(
+            trace_id, found, where=f"{self.path} begins with {trace_id!r}; `aiobs runs` lists them."
+        )
+
+    def traces_between(self, low: bytes, high: bytes) -> list[bytes]:
+        """Traces from one id to another: two of them, if there are so many."""
+        query = "SELECT trace_id FROM runs WHERE trace_id BETWEEN ? AND ? LIMIT 2"
+        return [bytes(row[0]) for row in self._rows(query, low, high)]
 
     def _spans(self, trace_id: bytes) -> list[StoredSpan]:
         query = f"SELECT {_SPAN_COLUMNS} FROM spans WHERE trace_id = ? ORDER BY start, id"  # noqa: S608
