@@ -17,7 +17,6 @@ from aiobs_core._span import AgentSpan, class_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from decimal import Decimal
 
     from aiobs_core.metrics.series import Distribution
     from aiobs_core.pricing.cost import Cost
@@ -57,8 +56,8 @@ class Run:
         "agent",
         "bill",
         "content",
-        "cost",
         "cost_total_usd",
+        "cost_usd",
         "error",
         "error_type",
         "extra",
@@ -91,7 +90,7 @@ class Run:
         self.extra: dict[str, AttributeValue] = {}
         self.error: BaseException | None = None
         # Of the stage `price`: what the call cost by itself, and, where it has a price, with everything inside.
-        self.cost: Decimal | None = None
+        self.cost_usd: float | None = None
         self.cost_total_usd: float | None = None
         self.bill: Cost | None = None  # its parts; of a call with a price of the book
         self.is_unpriced = False
@@ -217,13 +216,16 @@ class Reader:
 
     def _settle_usage(self, run: Run, usage: Usage) -> None:
         """Tell apart who spent the tokens: a model that lets another one answer hands on that one's counts as its own."""
+        below, above = run.span.answered_below, run.above
+        is_inside = above is not None and above.operation.kind is _MODEL  # type: ignore[union-attr]  # it has been read
+        if below is None and not is_inside:
+            return
         counts = (usage.input_tokens, usage.output_tokens)
         if any(type(count) is not int for count in counts) or not any(counts):
             return
-        if run.span.answered_below is not None and counts in run.span.answered_below:
+        if below is not None and counts in below:
             run.outcome = run.outcome._replace(usage=usage._replace(source=FORWARDED))
-        above = run.above
-        if above is not None and above.operation.kind is _MODEL:  # type: ignore[union-attr]  # it has been read
+        if above is not None and is_inside:
             if above.answered_below is None:
                 above.answered_below = set()
             above.answered_below.add(counts)

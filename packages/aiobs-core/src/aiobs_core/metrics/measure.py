@@ -147,8 +147,8 @@ class Measure:
             number.value += 1
         if run.is_unpriced:
             self._number(names.UNPRICED, bound).value += 1
-        if run.cost:
-            self._add_cost(run, bound)
+        if run.cost_usd:
+            self._cost(bound).value += run.cost_usd
         if kind is _TOOL:
             self._tool_calls(bound).value += 1
         elif kind is _RETRIEVER or kind is _RERANKER:
@@ -164,11 +164,10 @@ class Measure:
             bound.gen_ai.count(duration_s, span, usage)
         run.marks = marks
 
-    def _add_cost(self, run: Run, bound: _Bound) -> None:
+    def _cost(self, bound: _Bound) -> Number:
         if bound.cost is None:
             bound.cost = self._number(names.COST, bound)
-        assert run.cost is not None
-        bound.cost.value += float(run.cost)
+        return bound.cost
 
     def _tool_calls(self, bound: _Bound) -> Number:
         if bound.tool_calls is None:

@@ -128,8 +128,7 @@ class Rates:
         if plain is not None:
             return self._plain_bill(plain)
         counts = _counts(usage)
-        input_tokens = sum(counts[: len(_INPUT_KINDS)])
-        rates = next(rates for start, rates in self._steps if input_tokens > start)
+        rates = self._at(sum(counts[: len(_INPUT_KINDS)]))
         parts = [_ZERO] * 5
         total = self._fee
         add, multiply = _EXACT.add, _EXACT.multiply
@@ -143,19 +142,27 @@ class Rates:
 
     def _plain_bill(self, counts: tuple[int, int, int, int]) -> Bill:
         uncached, cached, output, reasoning = counts
-        input_tokens = uncached + cached
-        rates = next(rates for start, rates in self._steps if input_tokens > start)
+        rates = self._at(uncached + cached)
         add, multiply = _EXACT.add, _EXACT.multiply
-        parts = (
-            multiply(rates[_UNCACHED_TEXT], uncached),
-            multiply(rates[_CACHED_TEXT], cached) if cached else _ZERO,
-            multiply(rates[_OUTPUT_TEXT], output),
-            multiply(rates[_REASONING_TEXT], reasoning) if reasoning else _ZERO,
-        )
-        total = add(add(parts[0], parts[1]), add(parts[2], parts[3]))
+        cost = multiply(rates[_UNCACHED_TEXT], uncached)
+        answered = multiply(rates[_OUTPUT_TEXT], output)
+        total, saved, thought = add(cost, answered), _ZERO, _ZERO
+        if cached:
+            saved = multiply(rates[_CACHED_TEXT], cached)
+            total = add(total, saved)
+        if reasoning:
+            thought = multiply(rates[_REASONING_TEXT], reasoning)
+            total = add(total, thought)
         if self._fee:
             total = add(total, self._fee)
-        return Bill(total, parts[0], parts[1], _ZERO, parts[2], parts[3], self._fee)
+        return Bill(total, cost, saved, _ZERO, answered, thought, self._fee)
+
+    def _at(self, input_tokens: int) -> tuple[Decimal, ...]:
+        """What each kind of token costs in a call with that many input tokens."""
+        for start, rates in self._steps:
+            if input_tokens > start:
+                break
+        return rates  # the last step starts below 0
 
 
 def price_at(price: Price, input_tokens: int) -> Decimal:
@@ -184,9 +191,11 @@ def _rates(prices: Mapping[str, Price], start: int) -> tuple[Decimal, ...]:
 
 def _plain(usage: Usage) -> tuple[int, int, int, int] | None:
     """Input, cached input, output and reasoning of a call about which nothing else is told; None if more is to be asked."""
-    given, out, cached, *others = usage[:6]
-    reasoning, *more = usage[6:11]
-    if any(others) or any(more):
+    # By place: asking for each by its name takes twice as long.
+    given, out, cached, written, written_1h, cached_audio, reasoning, audio, audio_out, image, image_out, _ = (
+        usage
+    )
+    if written or written_1h or cached_audio or audio or audio_out or image or image_out:
         return None
     if type(given) is not int or type(out) is not int:
         return None

@@ -88,9 +88,8 @@ class Pricer:
             if cost_usd is None and usage is not None and run.kind in _PRICED_KINDS:
                 cost_usd, unpriced = self._by_the_book(run, usage)
         if cost_usd is not None:
-            run.cost = cost_usd
-            run.extra[semconv.COST_USD] = float(cost_usd)
-            if cost_usd:
+            run.cost_usd = run.extra[semconv.COST_USD] = float(cost_usd)
+            if cost_usd and self._budgets.are_set:
                 self._budgets.spend(run, cost_usd)
         total_usd, below = cost_usd, span.below
         span.below = _PASSED
@@ -99,10 +98,10 @@ class Pricer:
             if below.total_usd is not None:
                 total_usd = below.total_usd + (cost_usd or _NOTHING)
         if total_usd is not None:
-            run.cost_total_usd = float(total_usd)
-        if below is not None or span.is_local_root:
-            if total_usd is not None:
-                run.extra[semconv.COST_TOTAL_USD] = float(total_usd)
+            run.cost_total_usd = run.cost_usd if total_usd is cost_usd else float(total_usd)
+        if below is not None or span.parent is None:
+            if run.cost_total_usd is not None:
+                run.extra[semconv.COST_TOTAL_USD] = run.cost_total_usd
             if unpriced:
                 run.extra[semconv.COST_UNPRICED_CALLS] = unpriced
         if run.above is not None and (total_usd is not None or unpriced):
@@ -110,7 +109,8 @@ class Pricer:
 
     def _reported(self, run: Run) -> Decimal | None:
         """What the call says that it cost: the application's word, the framework's, the gateway's."""
-        given = (run.span.attributes or {}).get(semconv.COST_USD)
+        attributes = run.span.attributes
+        given: object = attributes.get(semconv.COST_USD) if attributes else None
         if given is None:
             given = run.outcome.cost_usd
         if type(given) is not float and type(given) is not int:
@@ -120,8 +120,8 @@ class Pricer:
                 "price.reported",
                 f"aiobs: a run reported {given!r} as {semconv.COST_USD}; expected dollars, from 0 to a million. It has no cost.",
             )
-            if run.span.attributes:
-                run.span.attributes.pop(semconv.COST_USD, None)
+            if attributes:
+                attributes.pop(semconv.COST_USD, None)
             return None
         run.extra[semconv.COST_SOURCE] = "reported"
         return Decimal(repr(given))
