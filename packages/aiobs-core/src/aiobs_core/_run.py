@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aiobs_core.metrics.series import Distribution
-    from aiobs_core.pricing.cost import Cost
+    from aiobs_core.pricing.book import InForce, Offer
     from aiobs_core.privacy.content import Rules, Tally
 
 _IMPLIED_STAGE: Final = {
@@ -54,7 +54,6 @@ class Run:
     __slots__ = (
         "above",
         "agent",
-        "bill",
         "content",
         "cost_total_usd",
         "cost_usd",
@@ -68,6 +67,7 @@ class Run:
         "operation",
         "outcome",
         "parent",
+        "price",
         "rules",
         "span",
         "stage",
@@ -92,7 +92,7 @@ class Run:
         # Of the stage `price`: what the call cost by itself, and, where it has a price, with everything inside.
         self.cost_usd: float | None = None
         self.cost_total_usd: float | None = None
-        self.bill: Cost | None = None  # its parts; of a call with a price of the book
+        self.price: tuple[Offer, InForce] | None = None  # of a call with a price of the book
         self.is_unpriced = False
         # Of the stage `measure`: where a kept run is an example of what was counted.
         self.marks: Sequence[tuple[Distribution, int, float]] = ()

@@ -122,8 +122,22 @@ class Rates:
         """Whether usage can be billed by them at all; others charge by the second, page, character or message."""
         return not self.prices or any(name in self.prices for name in ("input_mtok", "output_mtok", REQUESTS))
 
+    def total(self, usage: Usage) -> Decimal:
+        """What the usage costs at these prices: that of the bill, in half the time."""
+        plain = _plain(usage)
+        if plain is None:
+            return self.bill(usage).total_usd
+        uncached, cached, output, reasoning = plain
+        rates = self._at(uncached + cached)
+        multiply_and_add = _EXACT.fma
+        total = multiply_and_add(rates[_UNCACHED_TEXT], uncached, self._fee)
+        total = multiply_and_add(rates[_OUTPUT_TEXT], output, total)
+        if cached:
+            total = multiply_and_add(rates[_CACHED_TEXT], cached, total)
+        return multiply_and_add(rates[_REASONING_TEXT], reasoning, total) if reasoning else total
+
     def bill(self, usage: Usage) -> Bill:
-        """What the usage costs at these prices."""
+        """What the usage costs at these prices, with the parts."""
         plain = _plain(usage)
         if plain is not None:
             return self._plain_bill(plain)
@@ -144,18 +158,16 @@ class Rates:
         uncached, cached, output, reasoning = counts
         rates = self._at(uncached + cached)
         add, multiply = _EXACT.add, _EXACT.multiply
-        cost = multiply(rates[_UNCACHED_TEXT], uncached)
-        answered = multiply(rates[_OUTPUT_TEXT], output)
-        total, saved, thought = add(cost, answered), _ZERO, _ZERO
-        if cached:
-            saved = multiply(rates[_CACHED_TEXT], cached)
-            total = add(total, saved)
-        if reasoning:
-            thought = multiply(rates[_REASONING_TEXT], reasoning)
-            total = add(total, thought)
+        parts = (
+            multiply(rates[_UNCACHED_TEXT], uncached),
+            multiply(rates[_CACHED_TEXT], cached) if cached else _ZERO,
+            multiply(rates[_OUTPUT_TEXT], output),
+            multiply(rates[_REASONING_TEXT], reasoning) if reasoning else _ZERO,
+        )
+        total = add(add(parts[0], parts[1]), add(parts[2], parts[3]))
         if self._fee:
             total = add(total, self._fee)
-        return Bill(total, cost, saved, _ZERO, answered, thought, self._fee)
+        return Bill(total, parts[0], parts[1], _ZERO, parts[2], parts[3], self._fee)
 
     def _at(self, input_tokens: int) -> tuple[Decimal, ...]:
         """What each kind of token costs in a call with that many input tokens."""

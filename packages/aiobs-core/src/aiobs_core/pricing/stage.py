@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiobs_core import semconv
 from aiobs_core._operation import FORWARDED, Kind
 from aiobs_core._run import Run
-from aiobs_core.pricing.book import PriceBook
+from aiobs_core.pricing.book import Call, PriceBook
 from aiobs_core.pricing.budget import Budgets
 from aiobs_core.privacy.content import Tally
 from aiobs_core.semconv import metrics as names
@@ -135,20 +135,13 @@ class Pricer:
         if run.kind is _MODEL and (usage.input_tokens is None or usage.output_tokens is None):
             run.is_unpriced = True  # half a bill looks like a whole one
             return None, 1
-        cost = self._book.cost(
-            provider=operation.provider,
-            model=model,
-            response_model=outcome.model,
-            usage=usage,
-            at_ns=run.span.start_ns,
-            endpoint=operation.endpoint,
-            tier=self._tier(outcome.service_tier, operation.params),
-        )
-        if cost is None:
+        tier = self._tier(outcome.service_tier, operation.params)
+        call = Call(operation.provider, model, outcome.model, operation.endpoint, tier)
+        run.price = price = self._book.price(call, run.span.start_ns)
+        if price is None:
             self._note_unpriced(run, model)
             return None, 1
-        run.bill = cost
-        return cost.total_usd, 0
+        return price[1].rates.total(usage), 0
 
     def _tier(self, answered: str | None, params: Mapping[str, object]) -> str | None:
         """The tier that the call is billed in: what answered, but for a batch, of which answers do not tell."""
