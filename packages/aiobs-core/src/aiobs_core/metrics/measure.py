@@ -190,7 +190,7 @@ class Measure:
     def _add_tokens(self, usage: Usage, bound: _Bound) -> None:
         counts = (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens)
         for at, count in enumerate(counts):
-            if not is_count(count):
+            if count is None or not is_count(count):
                 continue
             tokens = bound.tokens[at]
             if tokens is None:
