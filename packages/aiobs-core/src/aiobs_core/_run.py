@@ -132,7 +132,7 @@ class Reader:
         run.error, span.error = span.error, None
         if span.finish_reasons and not run.outcome.finish_reasons:
             run.outcome = run.outcome._replace(finish_reasons=span.finish_reasons)
-        parent = run.above = self._recorded_parent(span)
+        parent = run.above = None if span.parent is None else self._recorded_parent(span)
         if run.agent is None and parent is not None:
             agent = parent.agent_inside
             run.agent = agent if agent != "" else self._agent_inside(parent)

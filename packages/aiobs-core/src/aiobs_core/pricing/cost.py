@@ -171,10 +171,10 @@ class Rates:
 
     def _at(self, input_tokens: int) -> tuple[Decimal, ...]:
         """What each kind of token costs in a call with that many input tokens."""
-        for start, rates in self._steps:
+        for start, rates in self._steps[:-1]:
             if input_tokens > start:
-                break
-        return rates  # the last step starts below 0
+                return rates
+        return self._steps[-1][1]
 
 
 def price_at(price: Price, input_tokens: int) -> Decimal:
@@ -204,10 +204,8 @@ def _rates(prices: Mapping[str, Price], start: int) -> tuple[Decimal, ...]:
 def _plain(usage: Usage) -> tuple[int, int, int, int] | None:
     """Input, cached input, output and reasoning of a call about which nothing else is told; None if more is to be asked."""
     # By place: asking for each by its name takes twice as long.
-    given, out, cached, written, written_1h, cached_audio, reasoning, audio, audio_out, image, image_out, _ = (
-        usage
-    )
-    if written or written_1h or cached_audio or audio or audio_out or image or image_out:
+    given, out, cached, written, hourly, cached_audio, reasoning, audio, spoken, image, drawn, _ = usage
+    if written or hourly or cached_audio or audio or spoken or image or drawn:
         return None
     if type(given) is not int or type(out) is not int:
         return None

@@ -6,6 +6,7 @@ What is known of a trace is one whole number and a few sums, so a decision costs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aiobs_core.sampling.conditions import (
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     from aiobs_core.sampling.conditions import Test
     from aiobs_core.sampling.facts import SpanFacts
 
-_BY_SUM: Final = ("tokens_over", "cost_over_usd", "latency_over_s")
+_SUMS: Final = {  # what a check by a sum asks of `Known`
+    "tokens_over": attrgetter("tokens"),
+    "cost_over_usd": attrgetter("cost_usd"),
+    "latency_over_s": attrgetter("latency_s"),
+}
 _NO_RULE: Final = "no rule"
 _MAX_GROUP_CHARS: Final = 256
 _MAX_DRAWS: Final = 1_024
@@ -98,7 +103,7 @@ class Matcher:
             if (make := CHECKS[check.name].test) is not None
         )
         self._sums = tuple(
-            (bit, check.name, check.value) for check, bit in bits.items() if check.name in _BY_SUM
+            (bit, _SUMS[check.name], check.value) for check, bit in bits.items() if check.name in _SUMS
         )
         self._operations = tuple(
             (bit, matches(check.value)) for check, bit in bits.items() if check.name == "operation"
@@ -136,8 +141,8 @@ class Matcher:
             known.tokens += span.tokens
         if span.cost_usd is not None:
             known.cost_usd += span.cost_usd
-        for bit, name, most in self._sums:
-            if not bits & bit and _sum_of(known, name) > most:
+        for bit, sum_of, most in self._sums:
+            if not bits & bit and sum_of(known) > most:
                 bits |= bit
         if self._groups:
             self._note_groups(known, span)
@@ -231,12 +236,6 @@ class Matcher:
         if per is None:
             return None
         return known.operation if per == "operation" else (known.groups or {}).get(per)
-
-
-def _sum_of(known: Known, name: str) -> float:
-    if name == "tokens_over":
-        return known.tokens
-    return known.cost_usd if name == "cost_over_usd" else known.latency_s
 
 
 def _holds(condition: Condition, bits: dict[Check, int]) -> Callable[[int], bool]:
