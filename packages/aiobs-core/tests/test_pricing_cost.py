@@ -69,6 +69,7 @@ def cost_of(kinds, model=("openai", "gpt-4o")):
 def test_two_bills_are_together_the_bill_of_both(one, two):
     both = {kind: one[kind] + two[kind] for kind in one}
     bills = [FLAT.bill(usage_of(kinds)) for kinds in (one, two, both)]
+    assert [FLAT.total(usage_of(kinds)) for kinds in (one, two, both)] == [bill.total_usd for bill in bills]
     assert [a + b for a, b in zip(bills[0], bills[1], strict=True)] == list(bills[2])
 
 

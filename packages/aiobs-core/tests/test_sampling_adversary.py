@@ -507,3 +507,4 @@ def test_a_plain_call_costs_what_the_general_rules_say(prices: Any, counts: list
     general = plain._replace(image_output_tokens="none")  # type: ignore[arg-type]
     rates = cost.Rates(prices)
     assert rates.bill(plain) == rates.bill(general)
+    assert rates.total(plain) == rates.bill(plain).total_usd

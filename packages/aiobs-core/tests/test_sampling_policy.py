@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aiobs_core import Settings, SettingsError
-from aiobs_core.sampling.conditions import CHECKS, text_of
+from aiobs_core.sampling.conditions import CHECKS, matches, text_of
 from aiobs_core.sampling.policy import PRESETS, policy_of, read_policy
 
 EVERY_CHECK: dict[str, Any] = {
@@ -31,6 +34,13 @@ EVERY_CHECK: dict[str, Any] = {
     "score_over": 0.9,
     "forced": True,
 }
+
+
+@given(st.lists(st.text("ab*?[].\n"), min_size=1, max_size=3), st.text("ab*.[\n"))
+def test_a_text_fits_where_one_of_its_patterns_does(patterns: list[str], text: str) -> None:
+    fits = matches(tuple(patterns))
+    assert fits(text) is any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
+    assert not fits(None)
 
 
 def test_every_check_can_be_written_and_is_told_in_words() -> None:

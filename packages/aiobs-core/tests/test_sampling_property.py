@@ -10,7 +10,6 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from hypothesis import given, settings
@@ -173,7 +172,7 @@ def _run_of(span: AgentSpan, said: Mapping[str, Any]) -> Run:
     run = Run(span, Operation(kind=Kind(said["kind"]), name=said["name"], model=model), Outcome(usage=usage))
     run.status = RunStatus(said["status"])
     run.error_type = said["error_type"] if said["status"] == "error" else None
-    run.cost = None if said["cost_usd"] is None else Decimal(repr(said["cost_usd"]))
+    run.cost_usd = said["cost_usd"]
     return run
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from opentelemetry.baggage import get_baggage
-from opentelemetry.context import get_current
+from opentelemetry.baggage import get_baggage, set_baggage
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
 from aiobs_core import semconv
 from aiobs_core._context import RUN_KEY, SPAN_KEY
 from aiobs_core._span import AgentSpan
 
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
-
+(_BAGGAGE_KEY,) = set_baggage("", "", Context())  # the key is private, what it is put under is not
 _YES: Final = frozenset({"1", "true"})
 
 
@@ -27,11 +25,12 @@ def is_forced(context: Context) -> bool:
     """
     if not context:
         return False
-    asked = get_baggage(semconv.SAMPLING_KEEP, context)
-    if isinstance(asked, (str, int)) and str(asked).strip().lower() in _YES:
-        return True
+    if _BAGGAGE_KEY in context:
+        asked = get_baggage(semconv.SAMPLING_KEEP, context)
+        if isinstance(asked, (str, int)) and str(asked).strip().lower() in _YES:
+            return True
     around = getattr(context.get(SPAN_KEY), "attributes", None)
-    return isinstance(around, Mapping) and around.get(semconv.SAMPLING_KEEP) is True
+    return around is not None and isinstance(around, Mapping) and around.get(semconv.SAMPLING_KEEP) is True
 
 
 def keep() -> bool:

@@ -340,16 +340,16 @@ class Pipeline:
 
     def _gather(self, first: Arrived | _Marker | None) -> tuple[list[Arrived], _Marker | None]:
         batch: list[Arrived] = []
-        item = first
-        while not isinstance(item, _Marker):
-            if item is not None:
-                batch.append(item)
-            if len(batch) >= _MAX_BATCH:
-                return batch, None
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, None
+        take = self._queue.get_nowait
+        try:
+            item = take() if first is None else first
+            while type(item) is not _Marker:
+                batch.append(item)  # type: ignore[arg-type]  # mypy does not narrow by `is not`
+                if len(batch) >= _MAX_BATCH:
+                    return batch, None
+                item = take()
+        except queue.Empty:
+            return batch, None
         return batch, item
 
     def _pass_through(self, batch: Sequence[Arrived]) -> None:

@@ -17,10 +17,9 @@ from aiobs_core._span import AgentSpan, class_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from decimal import Decimal
 
     from aiobs_core.metrics.series import Distribution
-    from aiobs_core.pricing.cost import Cost
+    from aiobs_core.pricing.book import InForce, Offer
     from aiobs_core.privacy.content import Rules, Tally
 
 _IMPLIED_STAGE: Final = {
@@ -55,10 +54,9 @@ class Run:
     __slots__ = (
         "above",
         "agent",
-        "bill",
         "content",
-        "cost",
         "cost_total_usd",
+        "cost_usd",
         "error",
         "error_type",
         "extra",
@@ -69,6 +67,7 @@ class Run:
         "operation",
         "outcome",
         "parent",
+        "price",
         "rules",
         "span",
         "stage",
@@ -91,9 +90,9 @@ class Run:
         self.extra: dict[str, AttributeValue] = {}
         self.error: BaseException | None = None
         # Of the stage `price`: what the call cost by itself, and, where it has a price, with everything inside.
-        self.cost: Decimal | None = None
+        self.cost_usd: float | None = None
         self.cost_total_usd: float | None = None
-        self.bill: Cost | None = None  # its parts; of a call with a price of the book
+        self.price: tuple[Offer, InForce] | None = None  # of a call with a price of the book
         self.is_unpriced = False
         # Of the stage `measure`: where a kept run is an example of what was counted.
         self.marks: Sequence[tuple[Distribution, int, float]] = ()
@@ -133,7 +132,7 @@ class Reader:
         run.error, span.error = span.error, None
         if span.finish_reasons and not run.outcome.finish_reasons:
             run.outcome = run.outcome._replace(finish_reasons=span.finish_reasons)
-        parent = run.above = self._recorded_parent(span)
+        parent = run.above = None if span.parent is None else self._recorded_parent(span)
         if run.agent is None and parent is not None:
             agent = parent.agent_inside
             run.agent = agent if agent != "" else self._agent_inside(parent)
@@ -217,13 +216,16 @@ class Reader:
 
     def _settle_usage(self, run: Run, usage: Usage) -> None:
         """Tell apart who spent the tokens: a model that lets another one answer hands on that one's counts as its own."""
+        below, above = run.span.answered_below, run.above
+        is_inside = above is not None and above.operation.kind is _MODEL  # type: ignore[union-attr]  # it has been read
+        if below is None and not is_inside:
+            return
         counts = (usage.input_tokens, usage.output_tokens)
         if any(type(count) is not int for count in counts) or not any(counts):
             return
-        if run.span.answered_below is not None and counts in run.span.answered_below:
+        if below is not None and counts in below:
             run.outcome = run.outcome._replace(usage=usage._replace(source=FORWARDED))
-        above = run.above
-        if above is not None and above.operation.kind is _MODEL:  # type: ignore[union-attr]  # it has been read
+        if above is not None and is_inside:
             if above.answered_below is None:
                 above.answered_below = set()
             above.answered_below.add(counts)

@@ -93,7 +93,7 @@ class LocalTrace:
     ) -> None:
         self.trace_id = trace_id
         self.flags = flags
-        self.sampled = flags.sampled
+        self.sampled = flags is NEW_TRACE_SAMPLED or flags.sampled  # the property takes a while
         self.state = state
         self.signals = signals
         self.clock_offset_ns = time_ns() - perf_counter_ns()

@@ -93,7 +93,7 @@ class Lines:
             _add_count(found, names.OUTPUT_TOKENS, usage.output_tokens)
             _add_count(found, names.CACHED_TOKENS, usage.cache_read_tokens)
             _add_count(found, names.REASONING_TOKENS, usage.reasoning_tokens)
-        _add_cost(found, run.cost)
+        _add_cost(found, run.cost_usd)
         return _ended(run, safe, found)
 
     def request(self, run: Run, summary: RequestSummary, level: str) -> dict[str, Any]:
@@ -289,11 +289,8 @@ def _add_count(found: dict[str, Any], name: str, value: object) -> None:
         found[name] = value
 
 
-def _add_cost(found: dict[str, Any], usd: object) -> None:
-    if usd is None:
-        return
-    cost_usd = float(usd)  # type: ignore[arg-type]  # a Decimal or a float
-    if math.isfinite(cost_usd) and cost_usd >= 0:
+def _add_cost(found: dict[str, Any], cost_usd: float | None) -> None:
+    if cost_usd is not None and math.isfinite(cost_usd) and cost_usd >= 0:
         found[names.COST_USD] = cost_usd
 
 

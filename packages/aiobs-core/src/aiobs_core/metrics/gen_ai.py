@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from aiobs_core.metrics.meters import Meters
     from aiobs_core.semconv.metrics import Metric
 
-_MAX_COUNT: Final = 1 << 53
+MAX_COUNT: Final = 1 << 53
 _UNKNOWN_MODALITY: Final = "unknown"  # providers do not tell it of all their tokens
 
 
 def is_count(value: object) -> TypeGuard[int]:
     """Whether a number of tokens can be one: a single absurd one would spoil a counter for good, and OTLP cannot hold it."""
-    return type(value) is int and 0 <= value < _MAX_COUNT
+    return type(value) is int and 0 <= value < MAX_COUNT
 
 
 class GenAiSeries:

@@ -9,7 +9,7 @@ from aiobs_core import semconv
 from aiobs_core._operation import UNSPENT, Kind, RunStatus
 from aiobs_core._run import Run
 from aiobs_core._switches import METRICS, TRACES
-from aiobs_core.metrics.gen_ai import GenAiSeries, gen_ai_series, is_count
+from aiobs_core.metrics.gen_ai import MAX_COUNT, GenAiSeries, gen_ai_series
 from aiobs_core.metrics.labels import LabelValues
 from aiobs_core.metrics.meters import Meters
 from aiobs_core.metrics.series import Attributes, Distribution, Exemplar, Number
@@ -37,6 +37,13 @@ _CALLS_A_MODEL: Final = (_MODEL, _EMBEDDING)
 _DIRECTIONS: Final = ("input", "output", "cached", "reasoning")
 
 
+class _Stage(NamedTuple):
+    """Where the runs of one stage are counted, or all in `total`."""
+
+    latency: Distribution
+    requests: Number
+
+
 class _Tokens(NamedTuple):
     """Where the tokens of one direction are counted."""
 
@@ -53,8 +60,7 @@ class _Bound:
         "errors",
         "first_chunk",
         "gen_ai",
-        "latency",
-        "requests",
+        "stages",
         "tokens",
         "tool_calls",
         "values",
@@ -62,8 +68,7 @@ class _Bound:
 
     def __init__(self, values: dict[str, str]) -> None:
         self.values = values
-        self.latency: list[Distribution] = []
-        self.requests: list[Number] = []
+        self.stages: list[_Stage] = []
         self.errors: list[Number] = []
         self.first_chunk: Distribution | None = None
         self.tokens: list[_Tokens | None] = [None, None, None, None]
@@ -140,15 +145,16 @@ class Measure:
         if bound is None:
             bound = self._bind(key, run)
         duration_s = (span.end_ns - span.start_ns) / 1e9
-        marks = [(series, series.record(duration_s), duration_s) for series in bound.latency]
-        for number in bound.requests:
-            number.value += 1
+        marks = []
+        for latency, requests in bound.stages:
+            marks.append((latency, latency.record(duration_s), duration_s))
+            requests.value += 1
         for number in bound.errors:
             number.value += 1
         if run.is_unpriced:
             self._number(names.UNPRICED, bound).value += 1
-        if run.cost:
-            self._add_cost(run, bound)
+        if run.cost_usd:
+            self._cost(bound).value += run.cost_usd
         if kind is _TOOL:
             self._tool_calls(bound).value += 1
         elif kind is _RETRIEVER or kind is _RERANKER:
@@ -164,11 +170,10 @@ class Measure:
             bound.gen_ai.count(duration_s, span, usage)
         run.marks = marks
 
-    def _add_cost(self, run: Run, bound: _Bound) -> None:
+    def _cost(self, bound: _Bound) -> Number:
         if bound.cost is None:
             bound.cost = self._number(names.COST, bound)
-        assert run.cost is not None
-        bound.cost.value += float(run.cost)
+        return bound.cost
 
     def _tool_calls(self, bound: _Bound) -> Number:
         if bound.tool_calls is None:
@@ -191,7 +196,7 @@ class Measure:
     def _add_tokens(self, usage: Usage, bound: _Bound) -> None:
         counts = (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens)
         for at, count in enumerate(counts):
-            if not is_count(count):
+            if type(count) is not int or not 0 <= count < MAX_COUNT:  # `is_count`, without a call for each
                 continue
             tokens = bound.tokens[at]
             if tokens is None:
@@ -213,8 +218,12 @@ class Measure:
             stages.append(names.TOTAL)
         for stage in stages or [None]:
             given = values if stage is None else {**values, names.STAGE: stage}
-            bound.latency.append(self._meters.family(names.LATENCY).distribution(_of(names.LATENCY, given)))
-            bound.requests.append(self._meters.family(names.REQUESTS).number(_of(names.REQUESTS, given)))
+            bound.stages.append(
+                _Stage(
+                    self._meters.family(names.LATENCY).distribution(_of(names.LATENCY, given)),
+                    self._meters.family(names.REQUESTS).number(_of(names.REQUESTS, given)),
+                )
+            )
             if run.status is _ERROR:
                 bound.errors.append(self._meters.family(names.ERRORS).number(_of(names.ERRORS, given)))
         if self._generation is not None and (run.kind in _CALLS_A_MODEL or run.kind is _RETRIEVER):

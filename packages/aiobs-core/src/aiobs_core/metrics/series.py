@@ -114,6 +114,9 @@ class Family:
 
     def __init__(self, metric: Metric, *, max_series: int, overflowed: Callable[[], None]) -> None:
         self.metric = metric
+        bounds = metric.bounds
+        # Of tokens, say: to find a whole number among floats takes half as long again.
+        self._bounds = tuple(map(int, bounds)) if all(map(float.is_integer, bounds)) else bounds
         self.max_series = max_series
         self._overflowed = overflowed
         self._series: dict[Attributes, Series] = {}
@@ -146,7 +149,7 @@ class Family:
                 return found
         made: Series
         if self.metric.instrument == "histogram":
-            made = Distribution(attributes, self.metric.bounds)
+            made = Distribution(attributes, self._bounds)
             made.forward(self._forward)
         else:
             made = Number(attributes)

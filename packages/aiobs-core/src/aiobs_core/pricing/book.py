@@ -182,17 +182,21 @@ class PriceBook:
         """
         if usage.input_tokens is None and usage.output_tokens is None:
             return None
-        call = Call(provider, model, response_model, endpoint, tier)
+        priced = self.price(Call(provider, model, response_model, endpoint, tier), at_ns)
+        if priced is None:
+            return None
+        offer, (rates, start) = priced
+        bill = NOTHING if usage.source == "cache_hit" else rates.bill(usage)
+        return Cost(*bill, offer.provider, offer.model, offer.source, start)
+
+    def price(self, call: Call, at_ns: int) -> tuple[Offer, InForce] | None:
+        """Who sells a kind of call, and at which prices at an instant (Unix time); None if that is not known."""
         at_s = at_ns // 1_000_000_000  # prices change on whole minutes
         recent = self._recent.get(call)
         if recent is None or recent[0] != at_s:
             found = self._found.get(call) or self._remember(call)
             recent = self._recent[call] = at_s, found.in_force(at_ns)
-        if (in_force := recent[1]) is None:
-            return None
-        offer, (rates, start) = in_force
-        bill = NOTHING if usage.source == "cache_hit" else rates.bill(usage)
-        return Cost(*bill, offer.provider, offer.model, offer.source, start)
+        return recent[1]
 
     def sells(self, provider: str | None, endpoint: str | None) -> bool:
         """Whether whoever serves a call is in the table, so that a model without a price is a surprise."""

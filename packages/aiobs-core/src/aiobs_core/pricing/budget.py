@@ -42,6 +42,9 @@ class Budgets:
 
     Crossing one adds an event to the span of the call that did it, counts in `ai.agent.budget.exceeded` and logs a warning:
     once for each hour, day or request.
+
+    Attributes:
+        are_set: Whether there is one, so that what is spent has to be told.
     """
 
     def __init__(self, settings: Settings, meters: Meters) -> None:
@@ -56,6 +59,7 @@ class Budgets:
                 self._windows.append(window)
         limit_usd = settings.budget_usd_per_request
         self._per_request_usd = Decimal(repr(limit_usd)) if limit_usd else None
+        self.are_set = bool(self._windows) or self._per_request_usd is not None
 
     def spend(self, run: Run, cost_usd: Decimal) -> None:
         """Take what a call cost from the budgets."""

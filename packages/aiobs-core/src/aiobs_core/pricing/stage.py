@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiobs_core import semconv
 from aiobs_core._operation import FORWARDED, Kind
 from aiobs_core._run import Run
-from aiobs_core.pricing.book import PriceBook
+from aiobs_core.pricing.book import Call, PriceBook
 from aiobs_core.pricing.budget import Budgets
 from aiobs_core.privacy.content import Tally
 from aiobs_core.semconv import metrics as names
@@ -88,9 +88,8 @@ class Pricer:
             if cost_usd is None and usage is not None and run.kind in _PRICED_KINDS:
                 cost_usd, unpriced = self._by_the_book(run, usage)
         if cost_usd is not None:
-            run.cost = cost_usd
-            run.extra[semconv.COST_USD] = float(cost_usd)
-            if cost_usd:
+            run.cost_usd = run.extra[semconv.COST_USD] = float(cost_usd)
+            if cost_usd and self._budgets.are_set:
                 self._budgets.spend(run, cost_usd)
         total_usd, below = cost_usd, span.below
         span.below = _PASSED
@@ -99,10 +98,10 @@ class Pricer:
             if below.total_usd is not None:
                 total_usd = below.total_usd + (cost_usd or _NOTHING)
         if total_usd is not None:
-            run.cost_total_usd = float(total_usd)
-        if below is not None or span.is_local_root:
-            if total_usd is not None:
-                run.extra[semconv.COST_TOTAL_USD] = float(total_usd)
+            run.cost_total_usd = run.cost_usd if total_usd is cost_usd else float(total_usd)
+        if below is not None or span.parent is None:
+            if run.cost_total_usd is not None:
+                run.extra[semconv.COST_TOTAL_USD] = run.cost_total_usd
             if unpriced:
                 run.extra[semconv.COST_UNPRICED_CALLS] = unpriced
         if run.above is not None and (total_usd is not None or unpriced):
@@ -110,7 +109,8 @@ class Pricer:
 
     def _reported(self, run: Run) -> Decimal | None:
         """What the call says that it cost: the application's word, the framework's, the gateway's."""
-        given = (run.span.attributes or {}).get(semconv.COST_USD)
+        attributes = run.span.attributes
+        given: object = attributes.get(semconv.COST_USD) if attributes else None
         if given is None:
             given = run.outcome.cost_usd
         if type(given) is not float and type(given) is not int:
@@ -120,8 +120,8 @@ class Pricer:
                 "price.reported",
                 f"aiobs: a run reported {given!r} as {semconv.COST_USD}; expected dollars, from 0 to a million. It has no cost.",
             )
-            if run.span.attributes:
-                run.span.attributes.pop(semconv.COST_USD, None)
+            if attributes:
+                attributes.pop(semconv.COST_USD, None)
             return None
         run.extra[semconv.COST_SOURCE] = "reported"
         return Decimal(repr(given))
@@ -135,20 +135,13 @@ class Pricer:
         if run.kind is _MODEL and (usage.input_tokens is None or usage.output_tokens is None):
             run.is_unpriced = True  # half a bill looks like a whole one
             return None, 1
-        cost = self._book.cost(
-            provider=operation.provider,
-            model=model,
-            response_model=outcome.model,
-            usage=usage,
-            at_ns=run.span.start_ns,
-            endpoint=operation.endpoint,
-            tier=self._tier(outcome.service_tier, operation.params),
-        )
-        if cost is None:
+        tier = self._tier(outcome.service_tier, operation.params)
+        call = Call(operation.provider, model, outcome.model, operation.endpoint, tier)
+        run.price = price = self._book.price(call, run.span.start_ns)
+        if price is None:
             self._note_unpriced(run, model)
             return None, 1
-        run.bill = cost
-        return cost.total_usd, 0
+        return price[1].rates.total(usage), 0
 
     def _tier(self, answered: str | None, params: Mapping[str, object]) -> str | None:
         """The tier that the call is billed in: what answered, but for a batch, of which answers do not tell."""

@@ -80,7 +80,7 @@ def facts_of_run(run: Run) -> SpanFacts:
         run.error_type,
         operation.model or outcome.model,
         tokens,
-        None if run.cost is None else float(run.cost),
+        run.cost_usd,
         span.start_ns,
         span.end_ns,
         operation.name if run.kind is _AGENT else run.agent,

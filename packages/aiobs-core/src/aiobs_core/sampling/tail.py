@@ -147,7 +147,7 @@ class TailSampler:
                 self._take_run(item, now_ns, out)
             else:
                 self._take_foreign(item, now_ns, out)
-            if (
+            if self._open and (
                 self.span_count > limits.spans
                 or self.size_bytes > limits.size_bytes
                 or len(self._open) > limits.traces

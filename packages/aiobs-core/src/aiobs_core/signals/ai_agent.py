@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aiobs_core import semconv
 from aiobs_core._operation import Kind, RunStatus, Stage, Usage
 from aiobs_core._run import Run
-
-if TYPE_CHECKING:
-    from aiobs_core.pricing.cost import Cost
 
 # Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
 _AGENT: Final = Kind.AGENT
@@ -73,13 +70,16 @@ def add(run: Run, attributes: dict[str, Any]) -> None:
         attributes[semconv.STATUS_CODE] = span.status_code
 
 
-def add_bill(bill: Cost, attributes: dict[str, Any]) -> None:
-    """Add the parts of a cost that are not nothing, and where it comes from."""
+def add_bill(run: Run, attributes: dict[str, Any]) -> None:
+    """Add the parts of a cost that are not nothing, and where its price comes from; of a call with one of the book."""
+    if run.price is None or run.outcome.usage is None:
+        return
+    offer, (rates, start) = run.price
+    bill = rates.bill(run.outcome.usage)
     for name, field in _PARTS_OF_A_BILL:
         if part := getattr(bill, field):
             attributes[name] = float(part)
-    source, start = bill.source, bill.valid_from
-    attributes[semconv.COST_SOURCE] = f"{source} {start}" if start else source
+    attributes[semconv.COST_SOURCE] = f"{offer.source} {start}" if start else offer.source
 
 
 def nature(run: Run) -> Mapping[str, str]:

@@ -106,8 +106,7 @@ class Renderer:
         attributes.update(run.outcome.attributes)
         if span.attributes:
             attributes.update(theirs.attributes(without_text(span.attributes)))
-        if run.bill is not None:
-            ai_agent.add_bill(run.bill, attributes)
+        ai_agent.add_bill(run, attributes)
         attributes.update(run.extra)
         for key in self._metadata_keys:
             if key in operation.metadata:
