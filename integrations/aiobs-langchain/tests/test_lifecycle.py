@@ -344,6 +344,7 @@ def test_switches_that_are_flipped_under_streams_and_threads_break_nothing(subje
                 parts = chain.stream({"q": "q"}, subject.config())
                 assert [part.content for part in parts if part.content] == ["hello", "world", "foo"]
                 count += 2
+                time.sleep(0.002)  # models that take no time at all fill any queue on a busy machine
         except BaseException as error:
             failed.append(error)
         answers.append(count)

@@ -7,7 +7,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from aiobs_core import Kind, Operation
 from aiobs_core._recorder import Recorder
+from aiobs_core._run import Reader
 from aiobs_core._settings import Settings
+from aiobs_core.export.wire import Encoder
 from aiobs_core.semconv import metrics as names
 from aiobs_testing.receiver import OtlpReceiver
 
@@ -68,6 +70,48 @@ def test_sent_over_otlp(record, tmp_path, spool):
         )
         assert len(receiver.spans) == 5
     assert told == {"received": 5, "exported": 5, "waiting": 0}
+
+
+@pytest.mark.parametrize("spool", [True, False])
+def test_lost_before_it_could_be_put(record, monkeypatch, tmp_path, spool):
+    read, seen = Reader.read, []
+
+    def fails_twice(self, span):
+        seen.append(span)
+        if len(seen) in {2, 4}:
+            raise RuntimeError
+        return read(self, span)
+
+    monkeypatch.setattr(Reader, "read", fails_twice)
+    with OtlpReceiver() as receiver:
+        told = record(
+            otlp_endpoint=receiver.http_endpoint,
+            store="off",
+            spool=str(tmp_path) if spool else "off",
+            metrics=False,
+        )
+    assert told == {"received": 5, "exported": 3, "dropped/read": 2, "waiting": 0}
+
+
+@pytest.mark.parametrize("spool", [True, False])
+def test_what_cannot_be_encoded(record, monkeypatch, tmp_path, spool):
+    encode, seen = Encoder.__call__, []
+
+    def fails_once(self, span):
+        seen.append(span)
+        if len(seen) == 2:
+            raise ValueError
+        return encode(self, span)
+
+    monkeypatch.setattr(Encoder, "__call__", fails_once)
+    with OtlpReceiver() as receiver:
+        told = record(
+            otlp_endpoint=receiver.http_endpoint,
+            store="off",
+            spool=str(tmp_path) if spool else "off",
+            metrics=False,
+        )
+    assert told == {"received": 5, "exported": 4, "dropped/otlp.unencodable": 1, "waiting": 0}
 
 
 @pytest.mark.parametrize("spool", [True, False])

@@ -574,6 +574,55 @@ def test_a_disk_that_is_full_moves_spans_to_memory(delivery, make_span):
     assert Counter(receiver.keys) == keys_of(spans + more)
 
 
+def test_a_spool_that_is_locked_at_the_start_is_used_once_it_is_free(
+    delivery, make_span, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("aiobs_core.export.boxes._REOPEN_S", 0.1)
+    folder = tmp_path / "outbox"
+    Outbox(folder, destination=b"", place="", service="", bounds=Bounds(max_bytes=1 << 20)).close()
+    with Faulty() as receiver, closing(sqlite3.connect(folder / "outbox.db", isolation_level=None)) as other:
+        receiver.stop()
+        other.execute("BEGIN EXCLUSIVE")
+        built = delivery(receiver.endpoint, folder=folder, insists=False)
+        built.give([make_span()])
+        other.execute("ROLLBACK")
+        deadline = time.monotonic() + PATIENCE_S
+        given = 1
+        while not waiting_in(folder) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            built.give([make_span()])
+            given += 1
+        assert waiting_in(folder)
+        assert built.counts.waiting == given
+        assert "otlp.spool_unavailable" in built.health.counts()
+        receiver.start()
+        assert built.flush()
+    assert built.counts.exported == given
+
+
+def test_a_damaged_spool_that_cannot_be_replaced_means_memory(delivery, make_span, monkeypatch):
+    def full(folder, identity):
+        raise OSError(28, "no space left on device")
+
+    spans = [make_span() for _ in range(20)]
+    with Faulty() as receiver:
+        receiver.stop()
+        built = delivery(receiver.endpoint)
+        built.give(spans[:10])
+        monkeypatch.setattr("aiobs_core.export.boxes.rescue", full)
+        (box,) = built.boxes.opened
+        monkeypatch.setattr(box, "put", raises_damage)
+        built.give(spans[10:])
+        assert built.counts.waiting == 20
+        receiver.start()
+        assert built.flush()
+    assert Counter(receiver.keys) == keys_of(spans)
+
+
+def raises_damage(*_):
+    raise sqlite3.DatabaseError("database disk image is malformed")
+
+
 @pytest.mark.parametrize("insists", [True, False])
 def test_a_folder_that_cannot_be_written_means_no_spool_and_no_error(
     caplog, delivery, make_span, tmp_path, insists

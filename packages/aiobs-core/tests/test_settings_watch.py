@@ -163,6 +163,18 @@ def test_distinct_problems_are_told_each(file: Path, caplog: pytest.LogCaptureFi
     assert len(warnings(caplog)) == 2
 
 
+@pytest.mark.parametrize("text", ["sampling = 'prodution'", "[aiobs.sampling]\nrules = [{ keeep = 1 }]"])
+def test_a_wrong_policy_leaves_the_one_in_force(
+    file: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    replace(file, "[aiobs]\nsampling = 'production'\n")
+    watched = Watched(file)
+    replace(file, f"[aiobs]\n{text}\n" if text.startswith("s") else f"{text}\n")
+    assert watched.look() == {}
+    (warning,) = warnings(caplog)
+    assert warning.endswith("what is in force stays.")
+
+
 def test_a_wrong_value_leaves_the_one_in_force(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     file.write_text("enabled = false\nqueue_size = 100\n")
     one = Watched(file)

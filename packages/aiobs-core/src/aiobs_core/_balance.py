@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from aiobs_core._health import Health
 
-_BEFORE_DELIVERY: Final = frozenset({"queue.full", "pipeline.open", "read", "render"})
+_BEFORE_DELIVERY: Final = frozenset(
+    {
+        "queue.full",
+        "pipeline.open",
+        "read",
+        "render",
+        "otlp.unencodable",
+        "otlp.unspoolable",
+        "export.Delivery",
+    }
+)
 _NEVER_RECEIVED: Final = ("queue.full", "pipeline.open")  # lost before the corridor counts what it receives
 _STORE: Final = "store."
 NO_DESTINATION: Final = "no_destination"

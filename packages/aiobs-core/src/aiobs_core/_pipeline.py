@@ -386,7 +386,7 @@ class Pipeline:
         delivered = corridor is None or corridor.close(timeout_s)
         with self._lock:
             self._worker = None
-            if not self._queue.empty():  # put while we closed
+            if self.is_open or not self._queue.empty():  # by a run that began while we closed
                 self._start_worker()
         return delivered
 

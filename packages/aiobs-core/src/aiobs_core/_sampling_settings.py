@@ -20,6 +20,7 @@ class SamplingSettings:
         "Which traces are kept, decided at their end: `all`, `production` (errors, costly ones, 1 % of the rest), `canary` (the "
         "same with 10 %), a TOML file of rules, or the rules themselves in TOML. Metrics count all of them.",
         closed=(PRESETS["all"], "every trace is kept"),
+        stays=True,
     )
     sampling_max_traces: int = setting(
         values.count(10, 10_000_000),

@@ -29,6 +29,7 @@ def setting(
     closed: tuple[object, str] | None = None,
     secret: bool = False,
     light: bool = False,
+    stays: bool = False,
 ) -> Any:
     """A field of `Settings`.
 
@@ -39,6 +40,7 @@ def setting(
         help_: For the page of settings.
         closed: What an invalid value gives instead of the next source's, and what that means: privacy fails closed.
         secret: The value is never shown.
+        stays: Where the settings file is read again, an invalid value changes nothing, in spite of `closed`.
         light: It changes while the process runs and everything stays open; any other opens the destinations anew.
     """
     metadata = {
@@ -48,15 +50,21 @@ def setting(
         "closed": closed,
         "secret": secret,
         "light": light,
+        "stays": stays,
     }
     return field(default=default, metadata=metadata, repr=not secret)
 
 
 def first_valid(
-    candidates: list[tuple[object, str, str]], item: Field[object], problems: list[str], otherwise: object
+    candidates: list[tuple[object, str, str]],
+    item: Field[object],
+    problems: list[str],
+    otherwise: object,
+    *,
+    closed: tuple[object, str] | None,
 ) -> object:
     """The value of the first candidate that has a valid one; `otherwise` where none has."""
-    parse, closed, is_secret = item.metadata["parse"], item.metadata["closed"], item.metadata["secret"]
+    parse, is_secret = item.metadata["parse"], item.metadata["secret"]
     rejected: list[str] = []
     value: object = otherwise
     for given, name, source in candidates:
@@ -69,7 +77,9 @@ def first_valid(
             if closed is not None:  # the next source's could be weaker than what was meant
                 value = closed[0]
                 break
-    consequence = f"using {value!r}" if closed is None else closed[1]
+    consequence = closed[1] if closed is not None else f"using {value!r}"
+    if closed is None and item.metadata["stays"] and value is otherwise:
+        consequence = "what is in force stays"
     problems.extend(f"{text}; {consequence}." for text in rejected)
     return value
 

@@ -254,7 +254,13 @@ class Settings(DeliverySettings):
             if isinstance(
                 value, (str, bool, int, float, list)
             ):  # anything else is what such a one would become
-                value = first_valid([(value, name, "argument")], known[name], problems, getattr(self, name))
+                value = first_valid(
+                    [(value, name, "argument")],
+                    known[name],
+                    problems,
+                    getattr(self, name),
+                    closed=known[name].metadata["closed"],
+                )
             changed[name] = value
         if problems:
             raise SettingsError("\n".join(problems))
@@ -310,9 +316,10 @@ class Settings(DeliverySettings):
             if name in from_file:
                 candidates.append((from_file[name], name, path))
             otherwise = item.default if before is None else getattr(before, name)
-            found[name] = first_valid(candidates, item, problems, otherwise)
-            if not candidates and item.metadata["closed"] is not None and (is_lost or name in meant):
-                found[name] = item.metadata["closed"][0]
+            closed = None if before is not None and item.metadata["stays"] else item.metadata["closed"]
+            found[name] = first_valid(candidates, item, problems, otherwise, closed=closed)
+            if not candidates and closed is not None and (is_lost or name in meant):
+                found[name] = closed[0]
             elif not candidates and name not in meant:
                 found[name] = item.default
         if environ.get(_SDK_DISABLED_VARIABLE, "").strip().lower() == "true":

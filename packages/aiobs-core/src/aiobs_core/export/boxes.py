@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import threading
@@ -26,6 +27,7 @@ _log = logging.getLogger("aiobs")
 _REOPEN_S: Final = 30.0
 _AVOID_S: Final = 5.0  # a lock that somebody keeps takes a second to be refused: the worker could not keep up
 _IN_MEMORY: Final = " (memory)"
+_NO_PLACE: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST})
 
 
 class Boxes:
@@ -146,24 +148,27 @@ class Boxes:
         except sqlite3.DatabaseError as error:
             if self._folder is None or not is_damage(error):
                 raise
-            self._rescue(self._folder, identity_of(self._folder / FILE_NAME))
+            if not self._rescue(self._folder, identity_of(self._folder / FILE_NAME)):
+                raise
             return on_disk(process=self._process)
 
     def _say_there_is_none(self, error: Exception) -> None:
         why = str(error) if isinstance(error, OutboxError) else type(error).__name__
         message = f"aiobs: there is no spool ({why}); spans wait in memory, and are lost if the process dies."
-        if self._insists:
-            self._health.problem(
-                "otlp.spool_unavailable", message + " Set AIOBS_SPOOL to another folder, or to off."
-            )
-        else:
+        # A lock that somebody holds, or a disk that is full, passes; that there is no place for files does not.
+        is_for_good = isinstance(error, OutboxError) or getattr(error, "errno", None) in _NO_PLACE
+        if is_for_good and not self._insists:
             _log.info("%s", message)
             self._on_disk = None
+            return
+        self._health.problem(
+            "otlp.spool_unavailable",
+            f"{message} It is tried again every {_REOPEN_S:g} s; AIOBS_SPOOL names another folder, or off.",
+        )
 
     def _mend(self, box: Outbox, error: sqlite3.Error) -> bool:
         """Whether it is worth another try."""
-        if is_damage(error):
-            self.renew(box)
+        if is_damage(error) and self.renew(box):
             return True
         self._avoid_until_s = time.monotonic() + _AVOID_S
         self._health.problem(
@@ -172,26 +177,36 @@ class Boxes:
         )
         return False
 
-    def renew(self, box: Outbox) -> None:
-        """Move a damaged file aside, and go on with what can be read of it."""
+    def renew(self, box: Outbox) -> bool:
+        """Move a damaged file aside, and go on with what can be read of it; False if there is no room for another."""
         with uninterrupted_by_fork(), self._lock:
             if box is not self._disk or box.folder is None:
-                return
-            self._rescue(box.folder, box.identity)
+                return True
+            if not self._rescue(box.folder, box.identity):
+                return False
             self._leave(box)
+            return True
 
-    def renew_damaged(self) -> None:
+    def renew_damaged(self) -> bool:
         """The same, for the one on disk."""
-        if self._disk is not None:
-            self.renew(self._disk)
+        box = self._disk
+        return box is None or self.renew(box)
 
-    def _rescue(self, folder: Path, identity: tuple[int, int] | None) -> None:
-        found, lost = rescue(folder, identity)
+    def _rescue(self, folder: Path, identity: tuple[int, int] | None) -> bool:
+        try:
+            found, lost = rescue(folder, identity)
+        except (OSError, sqlite3.Error, OutboxError) as error:
+            self._health.problem(
+                "otlp.spool_lost",
+                f"aiobs: the spool is damaged, and there can be no new one ({type(error).__name__}).",
+            )
+            return False
         self._health.problem(
             "otlp.spool_damaged",
             f"aiobs: the spool was damaged and was moved aside; {found} spans could be read, {lost} are lost.",
             lost=lost,
         )
+        return True
 
     def _leave(self, box: Outbox) -> None:
         self._disk, self._open_at_s = None, 0.0

@@ -99,6 +99,7 @@ class Courier:
         self._looked_in: Sequence[Outbox] = ()
         self._turn = 0
         self.failed_tries = 0
+        self._is_closed = False
 
     def make_ready(self) -> None:
         """Make the transport.
@@ -106,6 +107,8 @@ class Courier:
         Raises:
             Exception: Whatever its packages raise.
         """
+        if self._is_closed:
+            raise AiobsError("delivery is shut down")
         if self._transport is None or self._request_of is None:
             with uninterrupted_by_fork():  # it imports
                 from aiobs_core.export.wire import request_of
@@ -266,6 +269,7 @@ class Courier:
 
     def close(self) -> None:
         """Close the transport; may be called by another thread, to break off a request that does not return."""
+        self._is_closed = True
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()

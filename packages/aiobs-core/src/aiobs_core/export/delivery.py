@@ -89,7 +89,7 @@ class Delivery(SpanExporter):
         if encoded:
             try:
                 lost = self._boxes.put(encoded)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self._lose("unspoolable", f"no outbox takes them ({type(error).__name__})", len(encoded))
             else:
                 self._report(lost)
@@ -232,8 +232,7 @@ class Delivery(SpanExporter):
             if self._is_over:
                 return 0.0
             if is_damage(error):
-                self._boxes.renew_damaged()
-                return 0.0
+                return 0.0 if self._boxes.renew_damaged() else _TROUBLE_S
             self._health.problem(
                 "otlp.spool_unreadable", f"aiobs: the spool cannot be used ({type(error).__name__})."
             )
@@ -267,6 +266,8 @@ class Delivery(SpanExporter):
     def start_afresh(self) -> None:
         """In a forked child: the files and the thread are the parent's."""
         self._boxes.leak()
+        self._ready.set()  # nobody waits for the parent's thread
+        self._thread = None
         self._is_left = True
         self._is_closed = self._is_over = True
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox_file import (
+    BY_OUTBOX,
     FILE_NAME,
     add_losses,
     add_settled,
@@ -352,18 +353,17 @@ class Outbox:
             )
 
     def state(self) -> tuple[int, int, int, Mapping[str, int]]:
-        """Of the spans of this process: how many wait, were exported, perhaps twice, and were lost by reason."""
+        """Of the spans of this process: how many wait, were exported, perhaps twice, and were lost here, by reason."""
+        own = (self.process,)
         with self.reading() as db:
             (waiting,) = db.execute(
-                "SELECT count(*) FROM spans WHERE sender = ? AND process = ?", (self.process, self.process)
+                "SELECT count(*) FROM spans WHERE sender = ? AND process = ?", own * 2
             ).fetchone()
             exported, repeated = db.execute(
-                "SELECT exported, repeated FROM processes WHERE id = ?", (self.process,)
+                "SELECT exported, repeated FROM processes WHERE id = ?", own
             ).fetchone() or (0, 0)
-            lost = dict(
-                db.execute("SELECT reason, spans FROM losses WHERE process = ?", (self.process,)).fetchall()
-            )
-        return int(waiting), int(exported), int(repeated), lost
+            rows = db.execute("SELECT reason, spans FROM losses WHERE process = ?", own).fetchall()
+        return int(waiting), int(exported), int(repeated), {why: n for why, n in rows if why in BY_OUTBOX}
 
     def close(self, *, is_idle: bool = True) -> None:
         """Say that this process sends no more, and close the file; what waits is for the next one.

@@ -23,6 +23,19 @@ FILE_NAME: Final = "outbox.db"
 IN_MEMORY: Final = ":memory:"
 BUSY_TIMEOUT_S: Final = 1.0
 ERASED: Final = "erased"  # why spans are gone: somebody had to be forgotten
+DAMAGED: Final = "damaged"
+BY_OUTBOX: Final = (
+    "spool_full",
+    "expired",
+    "refused",
+    "rejected",
+    "too_large",
+    "duplicate",
+    "shutdown",
+    ERASED,
+    DAMAGED,
+)
+"""Reasons for which spans are lost that were in an outbox; others are told to it, to be shown."""
 _VERSION: Final = 1
 _PAGE_BYTES: Final = 8_192
 ASIDE: Final = ".damaged-"

@@ -11,22 +11,18 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from aiobs_core.export.outbox_file import ASIDE, ERASED, FILE_NAME, add_losses, identity_of, open_file
+from aiobs_core.export.outbox_file import (
+    ASIDE,
+    BY_OUTBOX,
+    DAMAGED,
+    FILE_NAME,
+    add_losses,
+    identity_of,
+    open_file,
+)
 from aiobs_core.privacy._file_lock import lock, unlock
 
-DAMAGED: Final = "damaged"
 _LOCK_NAME: Final = "outbox.lock"
-_BY_OUTBOX: Final = (
-    "spool_full",
-    "expired",
-    "refused",
-    "rejected",
-    "too_large",
-    "duplicate",
-    "shutdown",
-    ERASED,
-    DAMAGED,
-)
 _SLICE: Final = 256
 _COLUMNS: Final = {"spans": "(id, key, process, sender, grp, at_s, tried, body)"}
 
@@ -106,7 +102,7 @@ def _restore(db: sqlite3.Connection, rows: Iterator[tuple[str, tuple[object, ...
 def _count_missing(db: sqlite3.Connection) -> int:
     """Count spans that are neither there nor accounted for as lost, and delete those nobody knows the receiver of."""
     missing: Counter[int] = Counter()
-    marks = ", ".join("?" * len(_BY_OUTBOX))
+    marks = ", ".join("?" * len(BY_OUTBOX))
     db.execute("BEGIN IMMEDIATE")
     for process, count in db.execute(
         "SELECT sender, count(*) FROM spans WHERE sender NOT IN (SELECT id FROM processes) GROUP BY sender"
@@ -120,7 +116,7 @@ def _count_missing(db: sqlite3.Connection) -> int:
     for process, left in db.execute(
         f"SELECT id, put - exported - (SELECT count(*) FROM spans WHERE process = processes.id) - (SELECT "  # noqa: S608
         f"coalesce(sum(spans), 0) FROM losses WHERE process = processes.id AND reason IN ({marks})) FROM processes",
-        _BY_OUTBOX,
+        BY_OUTBOX,
     ).fetchall():
         if left > 0:
             missing[process] = left

@@ -32,6 +32,7 @@ class Decide:
         self._held = 0
         self._spans_dropped = meters.number(names.SAMPLING_SPANS_DROPPED)
         self._tail: TailSampler | None = None
+        meters.observe("sampling", self._observed)  # also without one: that of a policy before must not stay
         if settings.sampling.keeps_all:
             return
         limits = Limits(
@@ -48,7 +49,6 @@ class Decide:
             is_second=destinations.head_sampler is not None,
             meters=meters,
         )
-        meters.observe("sampling", self._observed)
 
     def decide(self, batch: Sequence[Any]) -> Sequence[Any]:
         """Hold back, drop, or pass on."""
