@@ -24,13 +24,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from aiobs_core._balance import before_delivery
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
+from aiobs_core.export.answer import Answer
 from aiobs_core.export.boxes import Boxes
 from aiobs_core.export.courier import Courier, Pace
 from aiobs_core.export.delivery import Delivery
+from aiobs_core.export.doctor import examine
 from aiobs_core.export.open_delivery import open_delivery
 from aiobs_core.export.outbox import Outbox
+from aiobs_core.export.outbox_neighbours import Neighbours, open_here
 from aiobs_core.export.outbox_place import outbox_folder, place_of
-from aiobs_core.export.parcels import Bounds
+from aiobs_core.export.parcels import Bounds, Tally
 from aiobs_core.export.transport import open_transport
 from aiobs_core.export.wire import Encoder
 from aiobs_testing.receiver import OtlpReceiver, decode_spans
@@ -732,6 +735,117 @@ def test_what_nobody_takes_is_given_up_at_its_age(delivery, make_span):
 
 
 # --- what breaks ------------------------------------------------------------------------------------------------------
+def neighbour(folder, *, destination=b"d" * 16, host="elsewhere", wall_s=time.time):
+    """The outbox of a process of another host, which nobody can ask whether it lives."""
+    box = Outbox(
+        folder,
+        destination=destination,
+        place="there",
+        service="shop",
+        bounds=Bounds(max_bytes=1 << 30),
+        wall_s=wall_s,
+    )
+    with box.transaction() as db:
+        db.execute("UPDATE processes SET host = ?, pid = 1 WHERE id = ?", (host, box.process))
+    open_here.discard(box.process)
+    return box
+
+
+def test_a_living_process_of_another_host_whose_receiver_is_down_keeps_its_spans(make_span, tmp_path):
+    encode, now = Encoder(), [1_000.0]
+
+    class Down:
+        def send(self, request):
+            return Answer(verdict="again", why="down", after_s=600.0)
+
+        def close(self):
+            pass
+
+    theirs = neighbour(tmp_path)
+    theirs.put([encode(make_span())], Tally())
+    courier = Courier(Down, lambda: [theirs], Health(), max_age_s=1e6, clock_s=lambda: now[0])
+    mine = neighbour(tmp_path, host="here")
+    others = Neighbours(mine)
+    for _ in range(30):
+        courier.step()
+        assert others.adopt(now[0]) == 0
+        now[0] += 10.0
+    for _ in range(8):  # and now it is dead
+        adopted = others.adopt(now[0])
+        now[0] += 10.0
+    assert adopted == 0
+    assert mine.take(max_spans=10, max_bytes=1 << 20, own=False).count == 1
+    theirs.put([encode(make_span())], Tally())  # it was not
+    assert mine_of(tmp_path, theirs.process) == (0,)
+    for box in (mine, theirs):
+        box.close()
+
+
+def mine_of(folder, process):
+    with closing(sqlite3.connect(folder / "outbox.db")) as db:
+        return db.execute("SELECT ended FROM processes WHERE id = ?", (process,)).fetchone()
+
+
+def test_what_was_left_for_a_receiver_that_nobody_uses_any_more_expires(make_span, tmp_path):
+    encode, now = Encoder(), [1e9]
+    theirs = neighbour(tmp_path, destination=b"e" * 16, wall_s=lambda: now[0])
+    theirs.put([encode(make_span()) for _ in range(3)], Tally(received=3))
+    theirs.close()
+    mine = neighbour(tmp_path, host="here")
+    courier = Courier(
+        lambda: None, lambda: [mine], Health(), max_age_s=3_600, clock_s=lambda: now[0], wall_s=lambda: now[0]
+    )
+    courier.step()
+    assert waiting_in(tmp_path) == 3
+    now[0] += 3_700
+    courier.step()
+    assert waiting_in(tmp_path) == 0
+    found = examine(tmp_path / "outbox.db", now_s=now[0])
+    assert (found.total.received, dict(found.total.dropped), found.total.unexplained) == (
+        3,
+        {"expired": 3},
+        0,
+    )
+    mine.close()
+
+
+@pytest.mark.parametrize(
+    "flip",
+    [
+        "UPDATE spans SET body = 17 WHERE id = 2",
+        "UPDATE spans SET body = CAST(x'c3' AS TEXT) WHERE id = 2",
+        "UPDATE spans SET body = x'ffffff' WHERE id = 2",
+        "UPDATE spans SET grp = 5 WHERE id = 2",
+    ],
+)
+def test_a_row_that_damage_has_changed_holds_up_no_other(delivery, make_span, tmp_path, flip):
+    folder, spans = tmp_path / "outbox", [make_span() for _ in range(10)]
+    with Faulty() as receiver:
+        receiver.stop()
+        built = delivery(receiver.endpoint, folder=folder)
+        built.give(spans)
+        with closing(sqlite3.connect(folder / "outbox.db", isolation_level=None, timeout=10)) as db:
+            db.execute(flip)
+        built.boxes.renew_damaged()
+        receiver.start()
+        assert built.flush()
+        assert built.counts.dropped == {"damaged": 1}
+    assert len(receiver.keys) == 9
+
+
+def test_a_resource_that_damage_has_changed_holds_up_no_span(delivery, make_span, tmp_path):
+    folder, spans = tmp_path / "outbox", [make_span() for _ in range(10)]
+    with Faulty() as receiver:
+        receiver.stop()
+        built = delivery(receiver.endpoint, folder=folder)
+        built.give(spans)
+        with closing(sqlite3.connect(folder / "outbox.db", isolation_level=None, timeout=10)) as db:
+            db.execute("UPDATE heads SET head = x'ff'")
+        receiver.start()
+        assert built.flush()
+    assert Counter(receiver.keys) == keys_of(spans)
+
+
 def test_a_transport_that_raises_ends_nothing(delivery, make_span):
     class Broken:
         def __init__(self):

@@ -6,6 +6,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -68,6 +69,7 @@ class Courier:
         max_age_s: What is older is given up once a try has failed.
         pace: How long it waits after failures.
         clock_s: A clock that does not jump.
+        wall_s: The clock of the wall.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Courier:
         max_age_s: float,
         pace: Pace | None = None,
         clock_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._make = make
         self._boxes = boxes
@@ -86,6 +89,7 @@ class Courier:
         self._max_age_s = max_age_s
         self._pace = pace or Pace()
         self._clock_s = clock_s
+        self._wall_s = wall_s
         self._transport: Transport | None = None
         self._request_of: Callable[[Sequence[tuple[bytes, bytes]], Mapping[bytes, bytes]], bytes] | None = (
             None
@@ -94,7 +98,7 @@ class Courier:
         self._max_spans = _MAX_SPANS
         self._failures = 0
         self._not_before_s = self._asked_for_s = clock_s()
-        self._adopt_at_s = self._tidy_at_s = clock_s()
+        self._adopt_at_s = self._tidy_at_s = self._beat_at_s = clock_s()
         self._neighbours: Neighbours | None = None
         self._looked_in: Sequence[Outbox] = ()
         self._turn = 0
@@ -132,6 +136,7 @@ class Courier:
         """
         now_s = self._clock_s()
         if now_s < self._not_before_s:
+            self._show_life(now_s)
             return self._not_before_s - now_s
         if not self._settle_rest():
             return self._failed_here()
@@ -229,6 +234,16 @@ class Courier:
         self._asked_for_s = now_s + asked_for_s
         return pause_s
 
+    def _show_life(self, now_s: float) -> None:
+        """Keep others from taking over what waits here for a receiver that is down: they cannot ask every process."""
+        if now_s < self._beat_at_s:
+            return
+        self._beat_at_s = now_s + _ADOPT_EVERY_S
+        for box in self._boxes():
+            if box.is_durable:
+                with suppress(sqlite3.OperationalError):  # locked or full; there is another time
+                    self._neighbours_of(box).beat()
+
     def _look_after(self, now_s: float) -> None:
         """Take over what dead processes left, and tidy up: now and then, and in a file that is another one."""
         opened = self._boxes()
@@ -247,6 +262,7 @@ class Courier:
                 if neighbours.adopt(now_s):
                     self._adopt_at_s = now_s  # there may be more
                 if tidies:
+                    neighbours.expire(now_s, before_s=self._wall_s() - self._max_age_s)
                     neighbours.tidy()
             except sqlite3.OperationalError:
                 continue  # locked or full; there is no hurry

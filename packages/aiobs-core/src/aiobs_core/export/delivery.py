@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aiobs")
 _SURVIVED: Final = BaseException  # foreign code in the thread may raise anything without ending it
 _TROUBLE_S: Final = 1.0
+_LIFE_S: Final = 10.0  # the courier has to show that this process lives, however long it pauses
 _CLOSE_SHARE: Final = 0.1  # of the time that a shutdown has, for breaking off what does not end
 
 
@@ -134,7 +135,7 @@ class Delivery(SpanExporter):
         try:
             if not running:
                 self._send_here(deadline)
-            targets = [(box, box.last_put()) for box in self._boxes.opened]
+            targets = [(box, box.last_put()) for box in self._boxes.all()]
             while True:
                 waiting = [box for box, last in targets if last and box.waits(last)]
                 if not waiting:
@@ -221,7 +222,7 @@ class Delivery(SpanExporter):
             with self._changed:
                 self._changed.notify_all()
                 if wait_s > 0 and not self._is_woken and not self._is_over:
-                    self._changed.wait(wait_s)
+                    self._changed.wait(min(wait_s, _LIFE_S))
                 self._is_woken = False
 
     def _step(self) -> float:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox_file import (
     BY_OUTBOX,
+    EXPIRED,
     FILE_NAME,
     add_losses,
     add_settled,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from aiobs_core.export.wire import Encoded
 
 EVICTED: Final = "spool_full"
-EXPIRED: Final = "expired"
 DUPLICATE: Final = "duplicate"
 _SLICE: Final = 32  # spans that give way at once: more could be all there are, where they are large
 
@@ -171,7 +171,7 @@ class Outbox:
 
     def _tell(self, db: sqlite3.Connection, tally: Tally) -> None:
         db.execute(
-            "UPDATE processes SET received = ?, sampled_out = ?, held = ?, direct = ?, beat = beat + 1, seen_s = ? "
+            "UPDATE processes SET received = ?, sampled_out = ?, held = ?, direct = ?, beat = beat + 1, ended = 0, seen_s = ? "
             "WHERE id = ?",
             (tally.received, tally.sampled_out, tally.held, tally.direct, int(self._wall_s()), self.process),
         )

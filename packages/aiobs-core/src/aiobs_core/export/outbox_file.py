@@ -24,9 +24,10 @@ IN_MEMORY: Final = ":memory:"
 BUSY_TIMEOUT_S: Final = 1.0
 ERASED: Final = "erased"  # why spans are gone: somebody had to be forgotten
 DAMAGED: Final = "damaged"
+EXPIRED: Final = "expired"
 BY_OUTBOX: Final = (
     "spool_full",
-    "expired",
+    EXPIRED,
     "refused",
     "rejected",
     "too_large",

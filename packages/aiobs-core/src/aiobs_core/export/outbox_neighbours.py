@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from aiobs_core.export.outbox_file import lives, myself
+from aiobs_core.export.outbox_file import EXPIRED, add_losses, lives, myself
 
 if TYPE_CHECKING:
     from aiobs_core.export.outbox import Outbox
@@ -71,6 +71,34 @@ class Neighbours:
             self._seen_beats[process] = (beat, monotonic_s)
             return False
         return monotonic_s - known[1] > _FAR_S
+
+    def beat(self) -> None:
+        """Show that this process lives, though it puts nothing and nothing of it leaves."""
+        with self.box.transaction() as db:
+            db.execute("UPDATE processes SET beat = beat + 1, ended = 0 WHERE id = ?", (self.box.process,))
+
+    def expire(self, monotonic_s: float, *, before_s: float) -> None:
+        """Delete what dead processes have left for receivers that nobody here sends to, once it is too old.
+
+        Args:
+            monotonic_s: As for `adopt`.
+            before_s: Spans that were put before this instant go, in seconds since the epoch.
+        """
+        with self.box.reading() as db:
+            others = db.execute(
+                "SELECT id, pid, host, born, ended, beat FROM processes WHERE destination <> ? AND id IN "
+                "(SELECT sender FROM spans WHERE at_s < ?)",
+                (self.box.destination, int(before_s)),
+            ).fetchall()
+        for process in [int(row[0]) for row in others if self._is_dead(row, monotonic_s)]:
+            with self.box.transaction() as db:
+                old = "FROM spans WHERE sender = ? AND at_s < ?"
+                found = db.execute(
+                    f"SELECT process, count(*) {old} GROUP BY process", (process, int(before_s))
+                ).fetchall()
+                db.execute(f"DELETE {old}", (process, int(before_s)))
+                for owner, count in found:
+                    add_losses(db, owner, {EXPIRED: count})
 
     def tidy(self) -> None:
         """Give room on the disk back, and fold the counts of long ended processes into one row."""

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiobs_core.export.outbox_file import (
     ASIDE,
@@ -89,6 +89,8 @@ def _restore(db: sqlite3.Connection, rows: Iterator[tuple[str, tuple[object, ...
     found = 0
     db.execute("BEGIN IMMEDIATE")
     for table, row in rows:
+        if not _is_whole(table, row):
+            continue
         marks = ", ".join("?" * len(row))
         columns = _COLUMNS.get(table, "")
         # Bytes that were flipped may have made a value of a kind that no column takes.
@@ -97,6 +99,23 @@ def _restore(db: sqlite3.Connection, rows: Iterator[tuple[str, tuple[object, ...
             found += added if table == "spans" else 0
     db.execute("COMMIT")
     return found
+
+
+def _is_whole(table: str, row: tuple[object, ...]) -> bool:
+    """Whether bytes that were flipped have left a row that can be sent: one that cannot would hold up all others."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
+
+    message: Any = {"spans": Span, "heads": ResourceSpans}.get(table)
+    if message is None:
+        return True
+    if table == "spans" and not (isinstance(row[1], bytes) and isinstance(row[4], bytes)):
+        return False
+    try:
+        message.FromString(row[-1])
+    except (TypeError, ValueError, DecodeError):
+        return False
+    return True
 
 
 def _count_missing(db: sqlite3.Connection) -> int:

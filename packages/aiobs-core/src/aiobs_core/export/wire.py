@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 from opentelemetry.sdk.trace import ReadableSpan
@@ -110,7 +111,10 @@ def request_of(spans: Iterable[tuple[bytes, bytes]], heads: Mapping[bytes, bytes
 @lru_cache(maxsize=256)
 def _split(head: bytes) -> tuple[bytes, bytes]:
     """The fields of a resource's message, and those of its scope's, as they stand around the spans."""
-    message = ResourceSpans.FromString(head)
+    try:
+        message = ResourceSpans.FromString(head)
+    except DecodeError:  # a file that was damaged: the spans must not wait for ever for that
+        return b"", b""
     scope = message.scope_spans[0].SerializeToString() if message.scope_spans else b""
     message.ClearField("scope_spans")
     return message.SerializeToString(), scope
