@@ -31,8 +31,10 @@ from aiobs_core.export.delivery import Delivery
 from aiobs_core.export.doctor import examine
 from aiobs_core.export.open_delivery import open_delivery
 from aiobs_core.export.outbox import Outbox
+from aiobs_core.export.outbox_file import identity_of, myself
 from aiobs_core.export.outbox_neighbours import Neighbours, open_here
 from aiobs_core.export.outbox_place import outbox_folder, place_of
+from aiobs_core.export.outbox_rescue import rescue
 from aiobs_core.export.parcels import Bounds, Tally
 from aiobs_core.export.transport import open_transport
 from aiobs_core.export.wire import Encoder
@@ -807,6 +809,43 @@ def test_what_was_left_for_a_receiver_that_nobody_uses_any_more_expires(make_spa
         0,
     )
     mine.close()
+
+
+def test_a_rescue_that_is_interrupted_is_finished_by_the_next_process(
+    delivery, make_span, monkeypatch, tmp_path
+):
+    encode, folder = Encoder(), tmp_path / "outbox"
+    spans = [make_span() for _ in range(100)]
+    theirs = neighbour(folder, host=myself()[1])
+    theirs.put([encode(span) for span in spans], Tally(received=100))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("aiobs_core.export.outbox_rescue._restore", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rescue(folder, identity_of(folder / "outbox.db"))
+    theirs.leave()
+    with Faulty() as receiver:
+        for _ in range(2):  # once is enough
+            built = delivery(receiver.endpoint, folder=folder)
+            more = make_span()
+            built.give([more])
+            spans.append(more)
+            assert built.flush()
+            wait_until(lambda: waiting_in(folder) == 0)
+            built.delivery.shutdown()
+    assert Counter(receiver.keys) == keys_of(spans)
+    found = examine(folder / "outbox.db", now_s=time.time())
+    assert (found.total.received, found.total.exported, found.total.unexplained) == (102, 102, 0)
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

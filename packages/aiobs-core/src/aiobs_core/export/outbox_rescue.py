@@ -24,6 +24,7 @@ from aiobs_core.privacy._file_lock import lock, unlock
 
 _LOCK_NAME: Final = "outbox.lock"
 _SLICE: Final = 256
+_DONE_TABLE: Final = "CREATE TABLE IF NOT EXISTS rescued(name TEXT PRIMARY KEY NOT NULL) WITHOUT ROWID"
 _COLUMNS: Final = {"spans": "(id, key, process, sender, grp, at_s, tried, body)"}
 
 
@@ -44,18 +45,44 @@ def rescue(folder: Path, identity: tuple[int, int] | None) -> tuple[int, int]:
     with _locked(folder):
         if identity is None or identity_of(path) != identity:
             return 0, 0
-        aside = _set_aside(path)
-        with closing(open_file(folder)) as db:
-            found = _restore(db, salvage(aside))
-            lost = _count_missing(db)
+        counts = _take_in(folder, _set_aside(path))
     _remove_old(folder)
+    return counts
+
+
+def finish_rescues(folder: Path) -> tuple[int, int]:
+    """Take in what rescues that were interrupted have left aside; counts as `rescue` does.
+
+    Raises:
+        OSError, sqlite3.Error: If there can be no new file.
+    """
+    found = lost = 0
+    if not any(_asides(folder)):
+        return found, lost
+    with _locked(folder):
+        with closing(open_file(folder)) as db:
+            db.execute(_DONE_TABLE)
+            done = {name for (name,) in db.execute("SELECT name FROM rescued").fetchall()}
+        for aside in _asides(folder):
+            if aside.name not in done:
+                counts = _take_in(folder, aside)
+                found, lost = found + counts[0], lost + counts[1]
     return found, lost
+
+
+def _asides(folder: Path) -> Iterator[Path]:
+    return folder.glob(f"{FILE_NAME}{ASIDE}????????")
+
+
+def _take_in(folder: Path, aside: Path) -> tuple[int, int]:
+    with closing(open_file(folder)) as db:
+        return _restore(db, aside), _count_missing(db)
 
 
 def was_rescued(folder: Path, identity: tuple[int, int] | None) -> bool:
     """Whether a file that is gone was moved aside as damaged, not deleted."""
     with _locked(folder):
-        return any(identity_of(path) == identity for path in folder.glob(f"{FILE_NAME}{ASIDE}????????"))
+        return any(identity_of(path) == identity for path in _asides(folder))
 
 
 @contextmanager
@@ -85,10 +112,12 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def _restore(db: sqlite3.Connection, rows: Iterator[tuple[str, tuple[object, ...]]]) -> int:
+def _restore(db: sqlite3.Connection, aside: Path) -> int:
     found = 0
     db.execute("BEGIN IMMEDIATE")
-    for table, row in rows:
+    db.execute(_DONE_TABLE)
+    db.execute("INSERT OR IGNORE INTO rescued(name) VALUES(?)", (aside.name,))  # with its rows, or not at all
+    for table, row in salvage(aside):
         if not _is_whole(table, row):
             continue
         marks = ", ".join("?" * len(row))
@@ -178,7 +207,7 @@ def _spans_of(connection: sqlite3.Connection) -> Iterator[tuple[object, ...]]:
 def _remove_old(folder: Path) -> None:
     """Keep the newest of the files that were moved aside: older ones are of use to nobody."""
     with suppress(OSError):
-        found = sorted(folder.glob(f"{FILE_NAME}{ASIDE}????????"), key=lambda path: path.stat().st_mtime)
+        found = sorted(_asides(folder), key=lambda path: path.stat().st_mtime)
         for path in found[:-1]:
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
