@@ -49,7 +49,8 @@ class Faulty:
     """An OTLP/HTTP receiver that does to each request what the next of its `faults` says, and takes what comes after.
 
     A fault is a status, with headers and body if need be, or one of: `hang`; `garbage`, which is no HTTP; `cut`, half an
-    answer to spans that were taken; `drop`, the connection closed without an answer to spans that were not.
+    answer to spans that were taken; `drop`, the connection closed without an answer to spans that were not; `drip`, an
+    answer that takes half a minute.
     """
 
     def __init__(self, *faults):
@@ -111,6 +112,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif status == "cut":
             faulty.take(body)
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        elif status == "drip":
+            faulty.take(body)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 150\r\n\r\n")
+            for _ in range(150):
+                if not faulty.open.wait(0.2):
+                    self.wfile.write(b"x")
         elif status != "drop":
             if status == 200:
                 faulty.take(body)
@@ -228,6 +235,17 @@ def test_a_receiver_that_is_down_at_the_start_gets_everything_once_it_is_there(d
     assert Counter(receiver.keys) == keys_of(spans)
     assert built.counts.exported == 1_000
     assert "spans.dropped" not in built.health.counts()
+
+
+def test_an_answer_that_drips_holds_up_nothing_for_longer_than_the_timeout(delivery, make_span):
+    with Faulty("drip") as receiver:
+        built = delivery(receiver.endpoint)
+        built.give([make_span()])
+        began = time.monotonic()
+        assert built.flush()
+        assert time.monotonic() - began < 15.0  # a half of what it would take
+        receiver.open.set()
+    assert built.counts.exported == 1
 
 
 @pytest.mark.parametrize("with_spool", [True, False])

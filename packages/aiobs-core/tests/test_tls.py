@@ -724,6 +724,18 @@ def test_headers_of_a_file_win_and_follow_it(tmp_path, protocol, outgoing):
             assert out.health.counts() == {}
 
 
+@pytest.mark.parametrize("header", ["x$y=1", "x=caf%C3%A9", "trace-bin=1", "grpc-timeout=1"])
+def test_a_header_that_grpc_does_not_take_costs_no_span(caplog, outgoing, header):
+    with OtlpReceiver() as receiver:
+        given = f"{header},authorization=Bearer mine"
+        with outgoing(receiver.grpc_endpoint, "grpc", headers=given) as out:
+            assert out.send()
+            assert out.send()
+        assert receiver.requests[-1].headers["authorization"] == "Bearer mine"
+    (warning,) = own_warnings(caplog)
+    assert header.partition("=")[0] in warning
+
+
 def test_a_name_and_password_in_the_endpoint_are_sent_and_not_shown(caplog, outgoing):
     with OtlpReceiver() as receiver:
         endpoint = receiver.http_endpoint.replace("://", "://me:CANARY%40secret@")

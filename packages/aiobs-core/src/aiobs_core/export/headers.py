@@ -16,6 +16,10 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(
     r"[\x20-\x7e\x80-\xff]*"
 )  # what HTTP takes; nothing that could begin another header
+_GRPC_NAME: Final = re.compile(
+    r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)"
+)  # -bin are bytes, which no variable or file has
+_GRPC_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 _SECRET_NAME: Final = re.compile(r"auth|key|token|secret|passw|cookie|credential", re.IGNORECASE)
 
 
@@ -58,6 +62,23 @@ class HeaderSource:
         except (OSError, ValueError) as error:
             self._unusable(error)
             return self._given
+
+    def metadata(self) -> Headers:
+        """The same for gRPC, which takes fewer; with one that it does not take it would send nothing at all."""
+        found = self.headers()
+        wrong = [
+            name
+            for name, value in found.items()
+            if not (_GRPC_NAME.fullmatch(name) and _GRPC_VALUE.fullmatch(value))
+        ]
+        if not wrong:
+            return found
+        self._health.problem(
+            "otlp.headers_not_grpc",
+            f"aiobs: gRPC takes no header such as {wrong[0][:64]!r} (names of a-z, 0-9, -, _ and ., without -bin; values of "
+            "printable ASCII); it is left out.",
+        )
+        return Headers({name: value for name, value in found.items() if name not in wrong})
 
     def hold_secrets(self) -> bool:
         """Whether they must not be seen by others: any of a file, or one with such a name."""

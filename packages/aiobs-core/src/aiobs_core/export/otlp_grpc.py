@@ -73,7 +73,7 @@ class FreshGrpcExporter:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _wanted(self) -> tuple[int, Mapping[str, str]]:
-        return self._receiver.certificates_version, self._source.headers()
+        return self._receiver.certificates_version, self._source.metadata()
 
     def _open_exporter(self, wanted: tuple[int, Mapping[str, str]]) -> None:
         headers = tuple(wanted[1].items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import requests
@@ -16,6 +16,9 @@ from aiobs_core.export.tls_refusal import TlsRefused, refusal_in_answer
 if TYPE_CHECKING:
     from aiobs_core.export.headers import HeaderSource
     from aiobs_core.export.tls import ClientTls
+
+
+_MAX_PAGE_BYTES: Final = 65_536
 
 
 class TlsAdapter(HTTPAdapter):
@@ -51,7 +54,12 @@ class TlsAdapter(HTTPAdapter):
             if url.hostname and not select_proxy(request.url, options.get("proxies")):
                 self._tls.explain(error, host=url.hostname, port=url.port or 443)
             raise
-        if response.status_code == requests.codes.bad_request:
+        size = response.headers.get("Content-Length", "")
+        if (
+            response.status_code == requests.codes.bad_request
+            and size.isdigit()
+            and int(size) <= _MAX_PAGE_BYTES
+        ):
             refusal = refusal_in_answer(response.content)
             if refusal is not None:
                 self._tls.tell(TlsRefused(refusal))

@@ -59,7 +59,7 @@ class GrpcTransport:
             return _of_tls(refused)
         except OSError as error:
             return Answer(verdict="again", why=type(error).__name__)
-        metadata = tuple((name.lower(), value) for name, value in self._source.headers().items())
+        metadata = tuple(self._source.metadata().items())
         try:
             return of_response(call(request, timeout=self._timeout_s, metadata=metadata))
         except grpc.RpcError as error:

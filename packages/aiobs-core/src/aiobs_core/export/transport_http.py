@@ -82,7 +82,9 @@ def _body_of(response: Any, timeout_s: float) -> bytes:
     """The answer's body, as far as it is of interest and comes in time."""
     deadline_s = time.monotonic() + timeout_s
     body = b""
-    for chunk in response.iter_content(4_096):
+    for chunk in response.iter_content(
+        1
+    ):  # a larger one would wait for all of it, from a receiver that drips
         body += chunk
         if len(body) > _MAX_ANSWER_BYTES or time.monotonic() > deadline_s:
             break
