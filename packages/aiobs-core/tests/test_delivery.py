@@ -775,7 +775,7 @@ def test_a_living_process_of_another_host_whose_receiver_is_down_keeps_its_spans
     encode, now = Encoder(), [1_000.0]
 
     class Down:
-        def send(self, request):
+        def send(self, request, within_s=0):
             return Answer(verdict="again", why="down", after_s=600.0)
 
         def close(self):
@@ -909,10 +909,10 @@ def test_a_transport_that_raises_ends_nothing(delivery, make_span):
             self.errors = [ValueError("secret"), SystemExit(), KeyboardInterrupt(), MemoryError()]
             self.inner = None
 
-        def send(self, request):
+        def send(self, request, within_s=0):
             if self.errors:
                 raise self.errors.pop()
-            return self.inner.send(request)
+            return self.inner.send(request, within_s)
 
         def close(self):
             self.inner.close()
@@ -968,6 +968,28 @@ def test_a_dead_receiver_holds_up_no_shutdown_and_the_next_process_delivers(
             time.sleep(0.02)
         assert set(receiver.keys) == set(keys_of(spans))
         assert heir.counts.exported == 0  # they count for the one that was given them
+        receiver.open.set()
+
+
+def test_where_no_thread_can_be_started_a_receiver_that_hangs_holds_up_no_shutdown(
+    delivery, make_span, monkeypatch
+):
+    """As in the exit handlers of Python 3.12 and later."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "aiobs-otlp":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Faulty("hang") as receiver:
+        built = delivery(receiver.endpoint, environ={"OTEL_EXPORTER_OTLP_TIMEOUT": "20"}, timeout_s=1.0)
+        built.give([make_span()])
+        began = time.monotonic()
+        built.delivery.shutdown()
+        assert time.monotonic() - began < 10.0  # a half of what the request might take
+        assert built.counts.waiting == 1
         receiver.open.set()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+FAR_S: Final = 1e9
 MAX_PAUSE_S: Final = 3_600.0
 """The longest that a receiver may ask to be left alone."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._fork import uninterrupted_by_fork
-from aiobs_core.export.answer import Answer
+from aiobs_core.export.answer import FAR_S, Answer
 from aiobs_core.export.outbox_neighbours import Neighbours
 
 if TYPE_CHECKING:
@@ -125,11 +125,12 @@ class Courier:
         self._not_before_s = self._asked_for_s
         self._failures = 0
 
-    def step(self, *, own: bool = False) -> float:
+    def step(self, *, own: bool = False, within_s: float = FAR_S) -> float:
         """Send one batch, if one waits and it is time.
 
         Args:
             own: Only what this process has put: somebody waits for it.
+            within_s: How long the receiver is waited for at the most.
 
         Returns:
             Seconds after which the next step has something to do: 0 at once.
@@ -145,7 +146,7 @@ class Courier:
         for box in self._boxes():
             batch = self._take(box, own=own)
             if batch is not None:
-                self._deliver(box, batch)
+                self._deliver(box, batch, within_s)
                 return max(self._not_before_s - self._clock_s(), 0.0)
         return _SOON_S if own else _ADOPT_EVERY_S
 
@@ -159,8 +160,8 @@ class Courier:
                 return batch
         return None
 
-    def _deliver(self, box: Outbox, batch: Batch) -> None:
-        answer = self._send(batch)
+    def _deliver(self, box: Outbox, batch: Batch, within_s: float) -> None:
+        answer = self._send(batch, within_s)
         if answer.verdict == "sent":
             self._failures = 0
             self._max_spans = min(self._max_spans * 2, _MAX_SPANS)
@@ -181,12 +182,12 @@ class Courier:
         else:
             self._try_later(box, batch, answer)
 
-    def _send(self, batch: Batch) -> Answer:
+    def _send(self, batch: Batch, within_s: float) -> Answer:
         try:
             self.make_ready()
             assert self._transport is not None
             assert self._request_of is not None
-            return self._transport.send(self._request_of(batch.spans, batch.heads))
+            return self._transport.send(self._request_of(batch.spans, batch.heads), within_s)
         except Exception as error:  # noqa: BLE001 (a missing package, a bad variable; counted, tried again)
             why = str(error) if isinstance(error, AiobsError) else type(error).__name__
             return Answer(verdict="again", why=why, may_have_arrived=self._transport is not None)

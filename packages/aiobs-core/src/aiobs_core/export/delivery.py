@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from aiobs_core._context import SUPPRESS_KEY
 from aiobs_core._fork import uninterrupted_by_fork
+from aiobs_core.export.answer import FAR_S
 from aiobs_core.export.outbox import DUPLICATE
 from aiobs_core.export.outbox_file import is_damage
 from aiobs_core.export.outbox_neighbours import forget_after_fork
@@ -225,10 +226,10 @@ class Delivery(SpanExporter):
                     self._changed.wait(min(wait_s, _LIFE_S))
                 self._is_woken = False
 
-    def _step(self) -> float:
+    def _step(self, within_s: float = FAR_S) -> float:
         self._is_sending = True
         try:
-            return self._courier.step(own=self._flushing > 0)
+            return self._courier.step(own=self._flushing > 0, within_s=within_s)
         except sqlite3.Error as error:
             if self._is_over:
                 return 0.0
@@ -250,7 +251,7 @@ class Delivery(SpanExporter):
         """Send in the caller's thread: the first spans of a short script may come as late as its exit handlers."""
         token = context.attach(_suppressed())
         try:
-            while time.monotonic() < deadline and self._step() <= 0:
+            while (left_s := deadline - time.monotonic()) > 0 and self._step(left_s) <= 0:
                 pass
         finally:
             context.detach(token)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core._version import __version__
+from aiobs_core.export.answer import FAR_S, Answer
 from aiobs_core.export.headers import warn_of_clear_text
 from aiobs_core.export.otlp import (
     DEFAULT_GRPC,
@@ -29,7 +30,6 @@ from aiobs_core.export.otlp import (
 
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
-    from aiobs_core.export.answer import Answer
     from aiobs_core.export.grpc_receiver import GrpcReceiver
 
 _DEFAULT_TIMEOUT_S: Final = 10.0
@@ -41,8 +41,8 @@ _USER_AGENT: Final = f"aiobs/{__version__}"
 class Transport(Protocol):
     """Takes requests to the receiver; used by one thread."""
 
-    def send(self, request: bytes) -> Answer:
-        """Send an `ExportTraceServiceRequest`; raises nothing that it knows of."""
+    def send(self, request: bytes, within_s: float = FAR_S) -> Answer:
+        """Send an `ExportTraceServiceRequest`, in at most so many seconds; raises nothing that it knows of."""
 
     def close(self) -> None:
         """Close connections; may be called by another thread, to end a `send`."""

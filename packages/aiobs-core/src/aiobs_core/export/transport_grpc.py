@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from aiobs_core.export.answer import MAX_PAUSE_S, Answer, of_response
+from aiobs_core.export.answer import FAR_S, MAX_PAUSE_S, Answer, of_response
 from aiobs_core.export.tls_refusal import TlsRefused
 
 if TYPE_CHECKING:
@@ -48,20 +48,21 @@ class GrpcTransport:
         self._call: Any = None
         self._opened_with = -1
 
-    def send(self, request: bytes) -> Answer:
+    def send(self, request: bytes, within_s: float = FAR_S) -> Answer:
         import grpc
 
+        timeout_s = min(self._timeout_s, within_s)
         if self._closed.is_set():
             return Answer(verdict="again", why="closed")
         try:
-            call = self._ready_call()
+            call = self._ready_call(min(timeout_s, _HANDSHAKE_S))
         except TlsRefused as refused:
             return _of_tls(refused)
         except OSError as error:
             return Answer(verdict="again", why=type(error).__name__)
         metadata = tuple(self._source.metadata().items())
         try:
-            return of_response(call(request, timeout=self._timeout_s, metadata=metadata))
+            return of_response(call(request, timeout=timeout_s, metadata=metadata))
         except grpc.RpcError as error:
             why = None if self._closed.is_set() else self._receiver.explain_failure()
             # What a front says of certificates is no answer to the spans: they wait until that is mended.
@@ -69,12 +70,12 @@ class GrpcTransport:
         except ValueError:  # the channel was closed by a shutdown that did not wait any longer
             return Answer(verdict="again", why="closed")
 
-    def _ready_call(self) -> Any:
+    def _ready_call(self, timeout_s: float) -> Any:
         """Through a channel with the certificates of now, to a receiver that may be used."""
         version = self._receiver.certificates_version
         if version != self._opened_with:
             self._receiver.check_again()
-        self._receiver.check(min(self._timeout_s, _HANDSHAKE_S))
+        self._receiver.check(timeout_s)
         if self._call is None or version != self._opened_with:
             if self._channel is not None:
                 self._channel.close()

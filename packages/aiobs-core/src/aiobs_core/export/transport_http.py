@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from aiobs_core.export.answer import MAX_PAUSE_S, Answer, of_response
+from aiobs_core.export.answer import FAR_S, MAX_PAUSE_S, Answer, of_response
 from aiobs_core.export.tls_refusal import refusal_in_answer
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class HttpTransport:
             self._headers["content-encoding"] = compression
         self._tls = tls
 
-    def send(self, request: bytes) -> Answer:
+    def send(self, request: bytes, within_s: float = FAR_S) -> Answer:
         import requests
 
+        timeout_s = min(self._timeout_s, within_s)
         body = request if self._compress is None else self._compress(request)
         try:
             # Not followed: a redirect would turn the POST into a GET, or take secret headers to another host.
@@ -63,12 +64,12 @@ class HttpTransport:
                 self._url,
                 data=body,
                 headers={**self._headers, **self._source.headers()},
-                timeout=self._timeout_s,
+                timeout=timeout_s,
                 allow_redirects=False,
                 stream=True,
                 **self._tls,
             ) as response:
-                return _of_status(response, _body_of(response, self._timeout_s))
+                return _of_status(response, _body_of(response, timeout_s))
         except requests.RequestException as error:
             return Answer(verdict="again", why=_class_of(error), may_have_arrived=not _never_connected(error))
         except OSError as error:  # a certificate file that is not there
