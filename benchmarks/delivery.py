@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from benchmarks.tables import Gate, table
-from benchmarks.timing import _ANSWERED, _ASKED, _model_runs
+from benchmarks.timing import _ANSWERED, _ASKED, model_runs
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
@@ -101,7 +101,7 @@ def _by_hand(meter: Any, provider: TracerProvider, flush: Callable[[], bool]) ->
 
 
 def _aiobs(recorder: aiobs_core.Recorder) -> None:
-    _model_runs(recorder, _RUNS)
+    model_runs(recorder, _RUNS)
     assert recorder.flush(_FLUSH_S)
 
 
