@@ -1,17 +1,21 @@
-"""What several test files need: real SDK spans without a tracer provider behind them."""
+"""What several test files need: real SDK spans without a tracer provider behind them, and certificates."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
+
+from aiobs_testing.receiver import OtlpReceiver
 
 START_NS = 1_800_000_000_000_000_000
 _RESOURCE = Resource({"service.name": "shop"}, "https://example.org/schema")
@@ -57,3 +61,27 @@ def make_span() -> Callable[..., ReadableSpan]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two CAs, and a server's and a client's certificate of the first."""
+    folder = tmp_path_factory.mktemp("tls")
+    ca, other = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    other.cert_pem.write_to_path(folder / "other-ca.pem")
+    for name in ("server", "client"):
+        pair = ca.issue_cert("localhost", "127.0.0.1")
+        pair.private_key_pem.write_to_path(folder / f"{name}.key")
+        for certificate in pair.cert_chain_pems:
+            certificate.write_to_path(folder / f"{name}.pem", append=True)
+    return folder
+
+
+@pytest.fixture
+def secured(tls: Path) -> Iterator[OtlpReceiver]:
+    """A receiver that asks for a client certificate of that CA."""
+    with OtlpReceiver(
+        certificate=tls / "server.pem", private_key=tls / "server.key", client_ca=tls / "ca.pem"
+    ) as receiver:
+        yield receiver

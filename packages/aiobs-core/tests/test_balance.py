@@ -46,6 +46,15 @@ def record():
         recorder.shutdown(1)
 
 
+def over_otlp(receiver, folder, spool):
+    return {
+        "otlp_endpoint": receiver.http_endpoint,
+        "store": "off",
+        "spool": str(folder) if spool else "off",
+        "metrics": False,
+    }
+
+
 def told_by(recorder):
     found = {}
     for family in recorder.metrics.snapshot():
@@ -62,12 +71,7 @@ def told_by(recorder):
 @pytest.mark.parametrize("spool", [True, False])
 def test_sent_over_otlp(record, tmp_path, spool):
     with OtlpReceiver() as receiver:
-        told = record(
-            otlp_endpoint=receiver.http_endpoint,
-            store="off",
-            spool=str(tmp_path) if spool else "off",
-            metrics=False,
-        )
+        told = record(**over_otlp(receiver, tmp_path, spool))
         assert len(receiver.spans) == 5
     assert told == {"received": 5, "exported": 5, "waiting": 0}
 
@@ -84,12 +88,7 @@ def test_lost_before_it_could_be_put(record, monkeypatch, tmp_path, spool):
 
     monkeypatch.setattr(Reader, "read", fails_twice)
     with OtlpReceiver() as receiver:
-        told = record(
-            otlp_endpoint=receiver.http_endpoint,
-            store="off",
-            spool=str(tmp_path) if spool else "off",
-            metrics=False,
-        )
+        told = record(**over_otlp(receiver, tmp_path, spool))
     assert told == {"received": 5, "exported": 3, "dropped/read": 2, "waiting": 0}
 
 
@@ -105,12 +104,7 @@ def test_what_cannot_be_encoded(record, monkeypatch, tmp_path, spool):
 
     monkeypatch.setattr(Encoder, "__call__", fails_once)
     with OtlpReceiver() as receiver:
-        told = record(
-            otlp_endpoint=receiver.http_endpoint,
-            store="off",
-            spool=str(tmp_path) if spool else "off",
-            metrics=False,
-        )
+        told = record(**over_otlp(receiver, tmp_path, spool))
     assert told == {"received": 5, "exported": 4, "dropped/otlp.unencodable": 1, "waiting": 0}
 
 
@@ -118,13 +112,7 @@ def test_what_cannot_be_encoded(record, monkeypatch, tmp_path, spool):
 def test_not_taken_by_the_receiver(record, tmp_path, spool):
     with OtlpReceiver(fail_with=503) as receiver:
         told = record(
-            otlp_endpoint=receiver.http_endpoint,
-            store="off",
-            spool=str(tmp_path) if spool else "off",
-            metrics=False,
-            logs_exporter=("none",),
-            export_timeout_s=0.5,
-            flush_s=0.3,
+            **over_otlp(receiver, tmp_path, spool), logs_exporter=("none",), export_timeout_s=0.5, flush_s=0.3
         )
     if spool:
         assert told == {"received": 5, "waiting": 5}

@@ -8,7 +8,6 @@ import time
 
 import pytest
 import requests
-import trustme
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -18,7 +17,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
-from aiobs_core.export.otlp import make_otlp_exporter, protocol_of, traces_url
+from aiobs_core.export.otlp import open_exporter, protocol_of, signal_url
 from aiobs_core.export.sender import Sender
 from aiobs_testing.receiver import OtlpReceiver
 from aiobs_testing.rotel import Rotel, RotelNotInstalled, rotel_program
@@ -100,7 +99,7 @@ def exporters():
     made = []
 
     def make(endpoint, protocol="", **more):
-        made.append(make_otlp_exporter(Settings(otlp_endpoint=endpoint, otlp_protocol=protocol, **more)))
+        made.append(open_exporter("traces", endpoint, protocol, settings=Settings(**more)))
         return made[-1]
 
     yield make
@@ -184,14 +183,14 @@ def test_the_protocol_is_as_set_or_follows_from_the_port(endpoint, given, protoc
     ],
 )
 def test_endpoints_from_the_environment_mean_what_the_specification_says(environ, url):
-    assert traces_url(Settings.load(environ).otlp_endpoint, environ=environ) == url
+    assert signal_url("traces", Settings.load(environ).otlp_endpoint, environ=environ) == url
 
 
 @pytest.mark.parametrize("endpoint", ["http://c:4318", "http://c:4318/", "http://c:4318/v1/traces"])
 def test_an_endpoint_from_code_may_or_may_not_have_the_path(endpoint):
     environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://other/x"}
     settings = Settings.load(environ, {"otlp_endpoint": endpoint})
-    assert traces_url(settings.otlp_endpoint, environ=environ) == "http://c:4318/v1/traces"
+    assert signal_url("traces", settings.otlp_endpoint, environ=environ) == "http://c:4318/v1/traces"
 
 
 def test_a_per_signal_endpoint_is_used_as_it_is(exporters, monkeypatch):
@@ -207,32 +206,10 @@ def test_a_missing_package_is_named(monkeypatch):
         __import__("sys").modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None
     )
     with pytest.raises(AiobsError, match="pip install opentelemetry-exporter-otlp-proto-grpc"):
-        make_otlp_exporter(Settings(otlp_protocol="grpc"))
+        open_exporter("traces", "", "grpc")
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    ca, other = trustme.CA(), trustme.CA()
-    ca.cert_pem.write_to_path(folder / "ca.pem")
-    other.cert_pem.write_to_path(folder / "other-ca.pem")
-    for name in ("server", "client"):
-        pair = ca.issue_cert("localhost", "127.0.0.1")
-        pair.private_key_pem.write_to_path(folder / f"{name}.key")
-        for certificate in pair.cert_chain_pems:
-            certificate.write_to_path(folder / f"{name}.pem", append=True)
-    return folder
-
-
-@pytest.fixture
-def secured(tls):
-    with OtlpReceiver(
-        certificate=tls / "server.pem", private_key=tls / "server.key", client_ca=tls / "ca.pem"
-    ) as receiver:
-        yield receiver
-
-
 def set_tls(monkeypatch, tls, *, ca="ca.pem", prefix="OTEL_EXPORTER_OTLP_", client=True):
     monkeypatch.setenv(f"{prefix}CERTIFICATE", str(tls / ca))
     if client:
@@ -261,9 +238,12 @@ def test_a_wrong_ca_or_a_missing_client_certificate_is_counted_and_nothing_raise
 ):
     set_tls(monkeypatch, tls, **wrong)
     health = Health()
-    settings = Settings(otlp_endpoint=endpoint_of(secured, protocol), otlp_protocol=protocol)
+    endpoint = endpoint_of(secured, protocol)
     sender = Sender(
-        lambda: make_otlp_exporter(settings, health=health), queue_size=100, health=health, name="otlp"
+        lambda: open_exporter("traces", endpoint, protocol, health=health),
+        queue_size=100,
+        health=health,
+        name="otlp",
     )
     sender.export([span_of(), span_of()])
     assert not sender.force_flush(10_000)
@@ -306,9 +286,12 @@ def test_the_caller_does_not_notice_a_failing_receiver(caplog, protocol, trouble
         endpoint = endpoint_of(receiver, protocol)
         if trouble == "down":
             receiver.__exit__(None, None, None)
-        settings = Settings(otlp_endpoint=endpoint, otlp_protocol=protocol)
         sender = Sender(
-            lambda: make_otlp_exporter(settings), queue_size=2_048, health=health, name="otlp", timeout_s=0.5
+            lambda: open_exporter("traces", endpoint, protocol),
+            queue_size=2_048,
+            health=health,
+            name="otlp",
+            timeout_s=0.5,
         )
         spans = [span_of()] * 1_000
         slowest_s = 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import trustme
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._settings import Settings
@@ -49,28 +48,6 @@ def send(make_span):
 
 def endpoint_of(receiver, protocol):
     return receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    ca, other = trustme.CA(), trustme.CA()
-    ca.cert_pem.write_to_path(folder / "ca.pem")
-    other.cert_pem.write_to_path(folder / "other-ca.pem")
-    for name in ("server", "client"):
-        pair = ca.issue_cert("localhost", "127.0.0.1")
-        pair.private_key_pem.write_to_path(folder / f"{name}.key")
-        for certificate in pair.cert_chain_pems:
-            certificate.write_to_path(folder / f"{name}.pem", append=True)
-    return folder
-
-
-@pytest.fixture
-def secured(tls):
-    with OtlpReceiver(
-        certificate=tls / "server.pem", private_key=tls / "server.key", client_ca=tls / "ca.pem"
-    ) as receiver:
-        yield receiver
 
 
 def variables(tls, prefix=PREFIXES[0], *, ca="ca.pem", client=True):

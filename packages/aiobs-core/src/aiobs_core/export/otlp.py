@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from aiobs_core._errors import AiobsError
@@ -15,8 +15,6 @@ from aiobs_core._health import Health
 from aiobs_core.export.headers import HeaderSource, warn_of_clear_text
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
-
     from aiobs_core._settings import Settings
     from aiobs_core.export.tls import ClientTls
 
@@ -32,21 +30,6 @@ _EXPORTERS: Final = {
     "logs": ("_log_exporter", "OTLPLogExporter"),
 }
 """Module and class by signal; both protocols have the same. That of logs is private by its name, and has no other."""
-
-
-def make_otlp_exporter(
-    settings: Settings, *, environ: Mapping[str, str] | None = None, health: Health | None = None
-) -> SpanExporter:
-    """Open the exporter of spans that the settings ask for; see `open_exporter`."""
-    exporter = open_exporter(
-        "traces",
-        settings.otlp_endpoint,
-        settings.otlp_protocol,
-        environ=environ,
-        settings=settings,
-        health=health,
-    )
-    return cast("SpanExporter", exporter)
 
 
 def open_exporter(
@@ -249,11 +232,6 @@ def protocol_for(endpoint: str, given: str = "") -> str:
     except ValueError:  # no number, or out of range: the exporter says so when it connects
         port = None
     return "grpc" if port == _GRPC_PORT else "http/protobuf"
-
-
-def traces_url(endpoint: str, *, environ: Mapping[str, str]) -> str:
-    """Where OTLP/HTTP spans go."""
-    return signal_url("traces", endpoint, environ=environ)
 
 
 def signal_url(signal: Signal, endpoint: str, *, environ: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from aiobs_core.export.answer import FAR_S, MAX_PAUSE_S, Answer, of_response
+from aiobs_core.export.headers import Headers
 from aiobs_core.export.tls_refusal import refusal_in_answer
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class HttpTransport:
             with self._session.post(
                 self._url,
                 data=body,
-                headers={**self._headers, **self._source.headers()},
+                headers=Headers({**self._headers, **self._source.headers()}),
                 timeout=timeout_s,
                 allow_redirects=False,
                 stream=True,
