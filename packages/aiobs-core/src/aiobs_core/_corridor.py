@@ -173,16 +173,23 @@ class Corridor:
             return
         self._pass(batch, self._of_kept)
 
-    def flush(self, timeout_s: float) -> bool:
-        """Deliver what has passed; False if that was not possible in time."""
-        started_s = time.monotonic()
+    def begin_flush(self, timeout_s: float) -> Callable[[float], bool]:
+        """Write what has passed, and begin to send it.
+
+        Returns:
+            Waits for the receivers, for so many seconds; False if they did not take everything in time. For the thread
+            that asked: the worker has to go on, since nobody else empties the queue.
+        """
         self._release(everything=False)
         self._privacy.trail.note()
         self._outlets.begin_flush()
-        delivered = self._destinations.force_flush(timeout_s)
+        return partial(self._await_receivers, self._destinations.flush_written(timeout_s))
+
+    def _await_receivers(self, is_written: bool, timeout_s: float) -> bool:
+        started_s = time.monotonic()
+        delivered = self._destinations.flush_sent(timeout_s) and is_written
         delivered = self.logs.flush(_left_s(timeout_s, started_s)) and delivered
-        left_s = _left_s(timeout_s, started_s)
-        return self._outlets.flush(left_s) and delivered
+        return self._outlets.flush(_left_s(timeout_s, started_s)) and delivered
 
     def close(self, timeout_s: float) -> bool:
         """Flush, and close the ways out."""

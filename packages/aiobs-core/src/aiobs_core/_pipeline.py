@@ -24,6 +24,7 @@ from aiobs_core._corridor import Arrived, Corridor
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._health import Health
 from aiobs_core._keep import is_forced
+from aiobs_core._marker import Marker, is_asking
 from aiobs_core._run import Reader
 from aiobs_core._span import NEW_TRACE_SAMPLED, AgentSpan, LocalTrace, new_span_id, new_trace_id
 from aiobs_core._switches import ALL, signals_of
@@ -46,18 +47,6 @@ if TYPE_CHECKING:
 _MAX_BATCH: Final = 256  # more would live long enough to cost a pass of the garbage collector each
 _IDLE_S: Final = 30.0
 _SURVIVED: Final = BaseException  # foreign code on the worker may raise anything without ending it
-
-
-class _Marker:
-    """Queued by `flush`: everything before it has to be delivered; `close` also shuts the destinations."""
-
-    __slots__ = ("close", "deadline", "delivered", "done")
-
-    def __init__(self, *, timeout_s: float, close: bool) -> None:
-        self.deadline = time.monotonic() + timeout_s
-        self.close = close
-        self.delivered = False
-        self.done = threading.Event()
 
 
 class Pipeline:
@@ -111,7 +100,7 @@ class Pipeline:
         return [queued, *balance_metrics(self._balance())]
 
     def _renew_threading(self) -> None:
-        self._queue: queue.SimpleQueue[Arrived | _Marker] = queue.SimpleQueue()  # put() is safe in finalizers
+        self._queue: queue.SimpleQueue[Arrived | Marker] = queue.SimpleQueue()  # put() is safe in finalizers
         self._queue_size = self._settings.queue_size
         self._worker: threading.Thread | None = None
         # Rung to end the worker's wait. A queue, since an Event deadlocks if a signal handler or a finalizer sets it
@@ -142,7 +131,7 @@ class Pipeline:
             self._start_worker()
 
     def _drain(self, timeout_s: float) -> bool:
-        return threading.current_thread() is self._worker or self.flush(timeout_s)
+        return threading.current_thread() is self._worker or is_asking() or self.flush(timeout_s)
 
     def _put_foreign(self, span: ReadableSpan) -> None:
         if self.takes_foreign_spans:
@@ -249,7 +238,7 @@ class Pipeline:
     def _pass_marker(self, timeout_s: float, *, close: bool) -> bool:
         if threading.current_thread() is self._worker:
             return False  # an exporter that flushes would wait for itself
-        marker = _Marker(timeout_s=timeout_s, close=close)
+        marker = Marker(timeout_s=timeout_s, close=close)
         with self._lock:
             if self._worker is None and self._queue.empty() and not self.is_open:
                 return True
@@ -258,11 +247,11 @@ class Pipeline:
             if self._worker is None and not self._start_worker():
                 self._work_off(marker)
         self._doorbell.put(None)
-        return marker.done.wait(timeout_s) and marker.delivered
+        return marker.wait()
 
-    def _work_off(self, marker: _Marker) -> None:
+    def _work_off(self, marker: Marker) -> None:
         """Do the worker's work up to the marker on this thread: at interpreter shutdown no other can be started."""
-        while not marker.done.is_set():
+        while not marker.is_answered:
             batch, found = self._gather(None)
             self._pass_through(batch)
             if found is not None:
@@ -302,11 +291,11 @@ class Pipeline:
         while os.getpid() == process and arrivals is self._queue:
             wait_s = max(0.0, (next_call_ns - time.perf_counter_ns()) / 1e9)
             try:
-                first: Arrived | _Marker | None = arrivals.get(timeout=min(wait_s, _IDLE_S))
+                first: Arrived | Marker | None = arrivals.get(timeout=min(wait_s, _IDLE_S))
             except queue.Empty:
                 first = None
             else:
-                if not isinstance(first, _Marker) and arrivals.qsize() < _MAX_BATCH:
+                if not isinstance(first, Marker) and arrivals.qsize() < _MAX_BATCH:
                     self._wait_for_more()
             batch, marker = self._gather(first)
             self._pass_through(batch)
@@ -338,12 +327,12 @@ class Pipeline:
             )
             return now_ns + int(_IDLE_S * 1e9)
 
-    def _gather(self, first: Arrived | _Marker | None) -> tuple[list[Arrived], _Marker | None]:
+    def _gather(self, first: Arrived | Marker | None) -> tuple[list[Arrived], Marker | None]:
         batch: list[Arrived] = []
         take = self._queue.get_nowait
         try:
             item = take() if first is None else first
-            while type(item) is not _Marker:
+            while type(item) is not Marker:
                 batch.append(item)  # type: ignore[arg-type]  # mypy does not narrow by `is not`
                 if len(batch) >= _MAX_BATCH:
                     return batch, None
@@ -367,15 +356,15 @@ class Pipeline:
                 lost=len(batch),
             )
 
-    def _answer(self, marker: _Marker) -> bool:
+    def _answer(self, marker: Marker) -> bool:
         corridor = self._corridor
-        left_s = max(0.0, marker.deadline - time.monotonic())
+        rest: Callable[[float], bool] | bool = True
         if marker.close:
-            marker.delivered = self._close(left_s)
-        else:
-            marker.delivered = corridor is None or corridor.flush(left_s)
+            rest = self._close(marker.left_s)
+        elif corridor is not None:
+            rest = corridor.begin_flush(marker.left_s)
         self._answered += 1
-        marker.done.set()
+        marker.answer(rest)
         return marker.close
 
     def _close(self, timeout_s: float) -> bool:

@@ -257,7 +257,7 @@ class Boxes:
             self.tell()
             for box in self.opened:
                 box.close(is_idle=is_idle)
-            self._disk = self._memory = None
+            self._disk = self._memory = self._on_disk = None  # whoever still waits for a flush must open none
             self._deleted.clear()
 
     def leak(self) -> None:

@@ -121,7 +121,12 @@ class Delivery(SpanExporter):
             self._lose(reason, why, count)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Wait until what this process has put was delivered; False if that was not in time. Nothing is lost by it."""
+        """Wait until what this process has put was delivered; False if that was not in time. Nothing is lost by it.
+
+        From any thread; after a shutdown it says whether that has left anything.
+        """
+        if self._is_left:
+            return not self.undelivered
         return self._flush(time.monotonic() + timeout_millis / 1_000, gives_up=False)
 
     def _flush(self, deadline: float, *, gives_up: bool) -> bool:

@@ -101,7 +101,7 @@ def _drain_first(provider: Any, drain: Callable[[float], bool]) -> None:
 class Destinations:
     """Exporters of finished spans, opened from the settings, and what the trace start needs from the provider.
 
-    `deliver`, `force_flush` and `shutdown` are called by the worker only. Nothing here raises into it: a failing
+    But for `flush_sent`, everything is called by the worker only. Nothing here raises into it: a failing
     exporter is counted and the others still get the spans.
     """
 
@@ -192,11 +192,24 @@ class Destinations:
             lost=count,
         )
 
-    def force_flush(self, timeout_s: float) -> bool:
-        """Flush every exporter; False if one could not deliver in time, or spans were lost since the last flush."""
+    def flush_written(self, timeout_s: float) -> bool:
+        """Flush the exporters that write in the worker; False if one could not in time."""
+        return self._flush([each for each in self._exporters if not _waits(each)], timeout_s)
+
+    def flush_sent(self, timeout_s: float) -> bool:
+        """Wait for those that send in threads of their own; False also if spans were lost since the last flush.
+
+        From any thread, as long as it is not the one that everything else waits for.
+        """
+        return (
+            self._flush([each for each in self._exporters if _waits(each)], timeout_s)
+            and self._lost_nothing()
+        )
+
+    def _flush(self, exporters: Sequence[SpanExporter], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         results = []
-        for exporter in self._exporters:
+        for exporter in exporters:
             left_ms = max(1, int((deadline - time.monotonic()) * 1_000))
             try:
                 results.append(
@@ -205,10 +218,10 @@ class Destinations:
             except _SURVIVED as error:
                 self._failed("flush", exporter, error)
                 results.append(False)
-        return all(results) and self._lost_nothing()
+        return all(results)
 
     def shutdown(self, timeout_s: float) -> bool:
-        """Flush what was given to us, close what we made; answers as `force_flush` does.
+        """Flush what was given to us, close what we made; False as for a flush.
 
         Our own exporters deliver and count what they lose within their own limit, which is below `export_timeout_s`,
         so that it is said before the process ends.
@@ -217,7 +230,7 @@ class Destinations:
             self._made,
             [exporter for exporter in self._exporters if exporter not in self._made],
         )
-        delivered = self.force_flush(timeout_s)
+        delivered = self._flush(self._exporters, timeout_s)
         for exporter in made:
             try:
                 exporter.shutdown()
@@ -247,6 +260,10 @@ class Destinations:
         self._health.problem(
             f"export.{name}.{action}", f"aiobs: {action} of {name} failed ({type(error).__name__})."
         )
+
+
+def _waits(exporter: SpanExporter) -> bool:
+    return isinstance(exporter, (Delivery, _ToProvider))
 
 
 class _OwnProvider(TracerProvider):

@@ -75,12 +75,13 @@ class LogRecords:
         self._logger.emit(record)
 
     def flush(self, timeout_s: float) -> bool:
-        """Deliver what was emitted; False if that took longer."""
+        """Deliver what was emitted; False if that took longer. From any thread."""
         timeout_ms = max(1, int(timeout_s * 1_000))
-        delivered = self._sender is None or self._sender.force_flush(timeout_ms)
-        if self._provider is None or self._provider is self._own_provider:
+        sender, provider, own = self._sender, self._provider, self._own_provider  # another thread may close
+        delivered = sender is None or sender.force_flush(timeout_ms)
+        if provider is None or provider is own:
             return delivered
-        return self._provider.force_flush(timeout_ms) is not False and delivered
+        return provider.force_flush(timeout_ms) is not False and delivered
 
     def close(self, timeout_s: float) -> bool:
         """Flush, and close what is ours; a provider of the application's stays open."""

@@ -116,14 +116,15 @@ class Outlets:
             self._is_unwritten = False
 
     def begin_flush(self) -> None:
-        """Begin to send what there is, while others flush."""
+        """Write what there is, and begin to send it while others flush."""
+        self._write()
         if self._otlp is not None:
             self._otlp.ask()
 
     def flush(self, timeout_s: float) -> bool:
-        """Send what there is; False if that failed."""
-        self._write()
-        return self._otlp is None or self._otlp.flush(timeout_s)
+        """Wait until it was sent; False if that failed. From any thread."""
+        otlp = self._otlp
+        return otlp is None or otlp.flush(timeout_s)
 
     def close(self, timeout_s: float) -> bool:
         """Send what there is, and close everything."""
