@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+import time
+from contextlib import closing
+
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -134,3 +139,140 @@ def test_refused_by_an_exporter(record):
 
 def test_with_nowhere_to_go(record):
     assert record(exporters=[]) == {"received": 5, "dropped/no_destination": 5, "waiting": 0}
+
+
+# --- settings that open everything anew ----------------------------------------------------------------------------------
+class Reloading:
+    """A recorder that records, and changes its settings so that destinations are opened anew."""
+
+    def __init__(self, **settings):
+        settings = {"console": "off", "export_timeout_s": 0.5, "logs_exporter": ("none",), **settings}
+        self.recorder = Recorder(Settings(**settings))
+        self.key = 0
+
+    def run(self, count):
+        for _ in range(count):
+            self.key += 1
+            self.recorder.start(self.key, Operation(kind=Kind.TOOL, name="tool"))
+            self.recorder.end(self.key)
+
+    def apply(self, **settings):
+        self.recorder.apply(settings)
+
+    def told(self, *, shuts_down=True):
+        self.recorder.flush(2)
+        if shuts_down:
+            self.recorder.shutdown(2)
+        return told_by(self.recorder)
+
+
+@pytest.fixture
+def reloading():
+    made = []
+
+    def make(**settings):
+        made.append(Reloading(**settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.recorder.shutdown(1)
+
+
+def processes_in(folder):
+    """What `aiobs doctor` reads of each process: what was received, and what that does not add up to."""
+    with closing(sqlite3.connect(folder / "outbox.db")) as db:
+        return db.execute(
+            "SELECT received, received - sampled_out - held - exported - direct "
+            "- (SELECT count(*) FROM spans WHERE process = processes.id) "
+            "- (SELECT coalesce(sum(spans), 0) FROM losses WHERE process = processes.id) FROM processes ORDER BY id"
+        ).fetchall()
+
+
+@pytest.mark.parametrize("spool", [True, False])
+def test_a_reload_begins_no_new_balance(reloading, tmp_path, spool):
+    with OtlpReceiver() as receiver:
+        one = reloading(**over_otlp(receiver, tmp_path, spool))
+        for is_on in (False, True, False):
+            one.run(5)
+            one.apply(chain_spans=is_on)
+        one.run(5)
+        assert one.told() == {"received": 20, "exported": 20, "waiting": 0}
+    if spool:
+        assert processes_in(tmp_path) == [(20, 0)]
+
+
+def test_what_waited_at_a_reload_is_counted_when_it_arrives(reloading, tmp_path):
+    with OtlpReceiver(fail_with=503) as receiver:
+        one = reloading(**over_otlp(receiver, tmp_path, spool=True))
+        one.run(5)
+        one.apply(chain_spans=False)
+        one.run(5)
+        assert one.told(shuts_down=False) == {"received": 10, "waiting": 10}
+        receiver.fail_with = None
+        one.apply(chain_spans=True)
+        one.run(5)
+        assert one.told() == {"received": 15, "exported": 15, "waiting": 0}
+        assert len(receiver.spans) == 15
+    assert processes_in(tmp_path) == [(15, 0)]
+
+
+def test_what_was_lost_in_memory_stays_lost(reloading, tmp_path):
+    with OtlpReceiver(fail_with=503) as receiver:
+        one = reloading(**over_otlp(receiver, tmp_path, spool=False))
+        one.run(5)
+        one.apply(chain_spans=False)
+        receiver.fail_with = None
+        one.run(5)
+        one.apply(spool=str(tmp_path))
+        one.run(5)
+        assert one.told() == {"received": 15, "exported": 10, "dropped/shutdown": 5, "waiting": 0}
+    assert processes_in(tmp_path) == [(5, 0)]
+
+
+def test_what_waits_for_a_receiver_that_is_none_any_more_is_stored(reloading, tmp_path):
+    with OtlpReceiver(fail_with=503) as old, OtlpReceiver() as new:
+        one = reloading(**over_otlp(old, tmp_path, spool=True))
+        one.run(5)
+        one.apply(otlp_endpoint=new.http_endpoint)
+        one.run(5)
+        assert one.told() == {"received": 10, "exported": 5, "stored": 5, "waiting": 0}
+        assert len(new.spans) == 5
+    assert sorted(processes_in(tmp_path)) == [(5, 0), (5, 0)]
+
+
+def test_from_the_store_to_a_receiver(reloading, tmp_path):
+    with OtlpReceiver() as receiver:
+        one = reloading(store=str(tmp_path / "store"), metrics=False)
+        one.run(5)
+        one.apply(**over_otlp(receiver, tmp_path, spool=True))
+        one.run(5)
+        assert one.told() == {"received": 10, "exported": 5, "stored": 5, "waiting": 0}
+    assert processes_in(tmp_path) == [(5, 0)]
+
+
+@pytest.mark.parametrize("sampling", ["all", "production"])
+def test_runs_that_begin_while_the_old_destinations_close(reloading, tmp_path, sampling):
+    with OtlpReceiver() as receiver:
+        one = reloading(**over_otlp(receiver, tmp_path, spool=True))
+        one.apply(sampling=sampling)
+        is_over = threading.Event()
+
+        def keep_running():
+            while not is_over.is_set():
+                one.run(3)
+                time.sleep(0.001)
+
+        running = threading.Thread(target=keep_running)
+        running.start()
+        for is_on in (False, True) * 5:
+            time.sleep(0.05)
+            one.apply(chain_spans=is_on)
+        is_over.set()
+        running.join()
+        told = one.told()
+        assert told["received"] == one.key
+        assert len({(span["trace_id"], span["span_id"]) for span in receiver.spans}) == told.get(
+            "exported", 0
+        )
+    assert processes_in(tmp_path) == [(one.key, 0)]

@@ -21,7 +21,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from aiobs_core._balance import before_delivery
+from aiobs_core._accounts import Accounts
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
 from aiobs_core.export.answer import Answer
@@ -169,6 +169,7 @@ class Built:
         clock_s=time.monotonic,
     ):
         self.health = Health()
+        self.accounts = Accounts(self.health)
         settings = Settings(otlp_endpoint=endpoint, otlp_protocol=protocol)
         box = partial(Outbox, destination=b"d" * 16, place=place_of(endpoint), service="shop", wall_s=wall_s)
         bounds = Bounds(max_bytes=max_bytes)
@@ -177,7 +178,8 @@ class Built:
             partial(box, None, bounds=Bounds(max_bytes=max_bytes, max_spans=max_spans)),
             self.health,
             folder=folder,
-            counts=partial(before_delivery, self.health),
+            accounts=self.accounts,
+            key="spool",
             insists=insists,
         )
         make = transport or partial(open_transport, settings, environ=environ)
@@ -188,6 +190,7 @@ class Built:
         self.slowest_s = 0.0
         if starts:
             self.delivery.make_ready()
+        self.delivery.begin()
 
     def give(self, spans):
         """Hand spans over, as the last stage of the corridor does."""
@@ -205,7 +208,7 @@ class Built:
 
     @property
     def counts(self):
-        counts = self.delivery.balance()
+        counts = self.accounts.balance()
         assert counts.unexplained == 0, counts
         return counts
 
@@ -1032,7 +1035,12 @@ def test_another_application_or_receiver_sends_nothing_of_this_one(make_span, tm
         receiver.stop()
         settings = Settings(otlp_endpoint=receiver.endpoint, spool=str(tmp_path), export_timeout_s=0.5)
         first = open_delivery(
-            settings, Health(), Resource({"service.name": "a"}), cwd=tmp_path, environ=ENVIRON
+            settings,
+            Health(),
+            Resource({"service.name": "a"}),
+            accounts=Accounts(Health()),
+            cwd=tmp_path,
+            environ=ENVIRON,
         )
         first.export([make_span()])
         first.shutdown()
@@ -1040,8 +1048,14 @@ def test_another_application_or_receiver_sends_nothing_of_this_one(make_span, tm
         for endpoint, service in ((other.endpoint, "a"), (receiver.endpoint, "b")):
             settings = Settings(otlp_endpoint=endpoint, spool=str(tmp_path))
             second = open_delivery(
-                settings, Health(), Resource({"service.name": service}), cwd=tmp_path, environ=ENVIRON
+                settings,
+                Health(),
+                Resource({"service.name": service}),
+                accounts=Accounts(Health()),
+                cwd=tmp_path,
+                environ=ENVIRON,
             )
+            second.begin()
             second.make_ready()
             second.wait_until_ready(5)
             time.sleep(0.3)

@@ -35,7 +35,7 @@ def put(name):
     "Record a run and wait until the worker has put it into the spool."
     span_id = run(name)
     recorder = aiobs_core.get_recorder()
-    while recorder._pipeline._balance().received <= put.before or not recorder._pipeline._queue.empty():
+    while recorder._pipeline._accounts.balance().received <= put.before or not recorder._pipeline._queue.empty():
         time.sleep(0.001)
     put.before += 1
     return span_id
@@ -341,14 +341,14 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 for _ in range(1_000):
     run("run")
 recorder = aiobs_core.get_recorder()
-while recorder._pipeline._balance().received < 1_001:
+while recorder._pipeline._accounts.balance().received < 1_001:
     time.sleep(0.01)
 print("full" if "otlp.spool_unwritable" in recorder.health.counts() else "not full", flush=True)
 sys.stdin.readline()
 ok = False
 while not ok:
     ok = flush(20)
-counts = recorder._pipeline._balance()
+counts = recorder._pipeline._accounts.balance()
 print(counts.exported, counts.unexplained, recorder.health.counts().get("spans.dropped", 0))
 """,
             there,

@@ -232,7 +232,7 @@ def test_spans_count_for_the_process_that_put_them(folder, open_box, of_user):
     with second.transaction() as db:  # as after a death
         db.execute("UPDATE spans SET sender = ?", (second.process,))
     assert erase_waiting(folder, users=[ADA]).span_count == 3
-    assert (first.state()[3], second.state()[3]) == ({"erased": 1}, {"erased": 2})
+    assert (first.state().dropped, second.state().dropped) == ({"erased": 1}, {"erased": 2})
     assert accounts(folder).waiting == 1
 
 
@@ -584,7 +584,7 @@ def run(user, name):
 
 def wait_until_put(count):
     recorder = get_recorder()
-    while recorder._pipeline._balance().received < count or not recorder._pipeline._queue.empty():
+    while recorder._pipeline._accounts.balance().received < count or not recorder._pipeline._queue.empty():
         time.sleep(0.005)
 
 for number in range(50):
@@ -602,7 +602,7 @@ wait_until_put(100 + 2 * count)
 deadline = time.monotonic() + 25
 while not flush(5) and time.monotonic() < deadline:
     pass
-print(count, get_recorder()._pipeline._balance().unexplained, flush=True)
+print(count, get_recorder()._pipeline._accounts.balance().unexplained, flush=True)
 """
 
 

@@ -27,6 +27,7 @@ from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from aiobs_core._accounts import Accounts
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
@@ -530,21 +531,24 @@ def test_spans_wait_for_the_right_certificate_and_arrive_once(
     files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
     environ = {f"OTEL_EXPORTER_OTLP_{name.upper()}": str(path) for name, path in files.items()}
     spans, health = [make_span() for _ in range(600)], Health()
+    accounts = Accounts(health)
     with served(kind, pki) as (receiver, server):
         settings = Settings(
             otlp_endpoint=endpoint_of(server, protocol), otlp_protocol=protocol, spool=str(tmp_path / "spool")
         )
-        delivery = open_delivery(settings, health, Resource({}), cwd=tmp_path, environ=environ)
+        delivery = open_delivery(
+            settings, health, Resource({}), accounts=accounts, cwd=tmp_path, environ=environ
+        )
         health.balance.received += len(spans)
         delivery.export(spans)
         assert not delivery.force_flush(1_500)
-        assert delivery.balance().waiting == 600
+        assert accounts.balance().waiting == 600
         copy_pair(pki, "client", tmp_path)
         deadline_s = time.monotonic() + WITHIN_S
         while not delivery.force_flush(500) and time.monotonic() < deadline_s:
             pass
         delivery.shutdown()
-        counts = delivery.balance()
+        counts = accounts.balance()
         assert (counts.exported, counts.waiting, dict(counts.dropped), counts.unexplained) == (600, 0, {}, 0)
         arrived = sorted(span["span_id"] for span in receiver.spans)
     assert arrived == sorted(f"{span.context.span_id:016x}" for span in spans)

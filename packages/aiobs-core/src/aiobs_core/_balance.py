@@ -49,20 +49,38 @@ class Balance:
 class Counts:
     """A balance at one instant; `received` is the sum of all the others."""
 
-    received: int
-    sampled_out: int
-    held: int
+    received: int = 0
+    sampled_out: int = 0
+    held: int = 0
     waiting: int = 0
     exported: int = 0
     stored: int = 0
     repeated: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
 
+    def __add__(self, other: Counts) -> Counts:
+        return self._with(other, 1)
+
+    def __sub__(self, other: Counts) -> Counts:
+        return self._with(other, -1)
+
+    def _with(self, other: Counts, sign: int) -> Counts:
+        reasons = {**self.dropped, **other.dropped}
+        dropped = {why: self.dropped.get(why, 0) + sign * other.dropped.get(why, 0) for why in reasons}
+        return Counts(
+            **{name: getattr(self, name) + sign * getattr(other, name) for name in _SUMS},
+            dropped={why: count for why, count in dropped.items() if count},
+        )
+
     @property
     def unexplained(self) -> int:
         """What the others do not add up to."""
         explained = self.sampled_out + self.held + self.waiting + self.exported + self.stored
         return self.received - explained - sum(self.dropped.values())
+
+
+_SUMS: Final = ("received", "sampled_out", "held", "waiting", "exported", "stored", "repeated")
+NOTHING: Final = Counts()
 
 
 def before_delivery(health: Health) -> Counts:

@@ -103,6 +103,7 @@ class Corridor:
             self._pass(batch, self._stages)
             return
         with uninterrupted_by_fork():  # the first one makes detectors and tables import what they need
+            self._destinations.begin()
             self._stages = self._assemble()
             self._of_kept = self._stages[1 + [name for name, _, _ in self._stages].index("decide") :]
             self._pass(batch, self._stages)
@@ -147,6 +148,7 @@ class Corridor:
 
     def keep(self) -> int:
         """Do what is due beside batches; returns when to be called again (`perf_counter_ns`)."""
+        self._destinations.begin()
         waiting = self._decide
         next_ns = FAR if waiting is None else waiting.next_ns()
         if waiting is not None and next_ns <= (now_ns := time.perf_counter_ns()):

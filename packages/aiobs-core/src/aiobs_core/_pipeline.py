@@ -11,14 +11,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import attach, set_value
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import TraceFlags
 
-from aiobs_core._balance import Counts, without_outbox
+from aiobs_core._accounts import Accounts
 from aiobs_core._context import SUPPRESS_KEY, request_attributes
 from aiobs_core._corridor import Arrived, Corridor
 from aiobs_core._fork import uninterrupted_by_fork
@@ -81,7 +80,7 @@ class Pipeline:
 
     def _start_counting(self) -> None:
         """What a process counts from its start on, whatever is opened and closed meanwhile."""
-        self._balance: Callable[[], Counts] = partial(without_outbox, self._health)
+        self._accounts = Accounts(self._health)
         self._reader = Reader(self._health)
         self.meters = Meters(self._health, max_values=self._settings.metric_max_values)
         self.meters.observe("queue", self._observed)
@@ -97,7 +96,7 @@ class Pipeline:
 
     def _observed(self) -> Sequence[FamilySnapshot]:
         queued = FamilySnapshot(names.TELEMETRY_QUEUED, [Point((), self._queue.qsize())])
-        return [queued, *balance_metrics(self._balance())]
+        return [queued, *balance_metrics(self._accounts.balance())]
 
     def _renew_threading(self) -> None:
         self._queue: queue.SimpleQueue[Arrived | Marker] = queue.SimpleQueue()  # put() is safe in finalizers
@@ -172,6 +171,7 @@ class Pipeline:
             destinations = Destinations(
                 self._settings,
                 self._health,
+                accounts=self._accounts,
                 foreign_spans=self._put_foreign,
                 drain=self._drain,
                 exporters=self._exporters,
@@ -181,7 +181,6 @@ class Pipeline:
                 self.new_span_id = destinations.id_generator.generate_span_id
                 self._new_trace_id = destinations.id_generator.generate_trace_id
             self._destinations = destinations
-            self._balance = destinations.balance  # the last one's stays when it is closed
             self._corridor = Corridor(
                 self._settings,
                 self._health,

@@ -7,12 +7,13 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aiobs_core._balance import Counts
+from aiobs_core._accounts import Row
+from aiobs_core._balance import NOTHING, Counts
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox import Outbox
 from aiobs_core.export.outbox_file import FILE_NAME, OutboxError, identity_of, is_damage
@@ -20,6 +21,7 @@ from aiobs_core.export.outbox_rescue import finish_rescues, rescue, was_rescued
 from aiobs_core.export.parcels import Tally
 
 if TYPE_CHECKING:
+    from aiobs_core._accounts import Accounts
     from aiobs_core._health import Health
     from aiobs_core.export.wire import Encoded
 
@@ -38,8 +40,9 @@ class Boxes:
         in_memory: Opens the other.
         health: Told of what failed, under `otlp.spool_*`.
         folder: Where the one on disk lies.
-        counts: What became of spans before they came here, since the process started.
+        accounts: Of this process: what it has to write into the file, and what it wrote before.
         insists: Whether the user asked for a spool: then it is a problem if there is none.
+        key: Of the row in the file, which is continued where it is the same as the last one's.
     """
 
     def __init__(
@@ -49,13 +52,15 @@ class Boxes:
         health: Health,
         *,
         folder: Path | None,
-        counts: Callable[[], Counts],
+        accounts: Accounts,
         insists: bool,
+        key: Hashable = None,
     ) -> None:
         self._on_disk = on_disk
         self._in_memory = in_memory
         self._health = health
-        self._counts = counts
+        self._accounts = accounts
+        self._key = key
         self._insists = insists
         self._folder = folder
         # Always after the lock of forks: the worker holds that one while it passes its first batch.
@@ -65,8 +70,17 @@ class Boxes:
         self._deleted: list[Outbox] = []  # files that somebody deleted: what was in them can still be read
         self._open_at_s = 0.0
         self._avoid_until_s = 0.0
-        self._process: int | None = None  # our number in a file that was damaged
-        self._start = self._base = self._told = counts()
+        self._process: int | None = None  # our number in a file that was damaged, or that was open before
+        self._before: dict[int, Counts] = {}  # what a row said already when it was opened again
+
+    def begin(self, delivered: Callable[[], Counts]) -> None:
+        """Begin to count, once nobody else of this process uses the file any more.
+
+        Args:
+            delivered: Says what became of the spans in here.
+        """
+        self._accounts.open(delivered, self._key)
+        self._process = None if self._accounts.row is None else self._accounts.row.process
 
     def all(self) -> list[Outbox]:
         """Those that may hold spans."""
@@ -85,14 +99,14 @@ class Boxes:
                 box = self._ensure_disk()
                 if box is None or time.monotonic() < self._avoid_until_s:
                     break
-                now = self._counts()
+                now = self._now()
                 try:
                     lost = box.put(spans, self._tally(now))
                 except sqlite3.Error as error:
                     if not self._mend(box, error):
                         break
                 else:
-                    self._told = now
+                    self._accounts.told = now
                     return lost
             self._memory = self._memory or self._in_memory()
             return self._memory.put(spans, Tally())
@@ -100,31 +114,29 @@ class Boxes:
     def tell(self) -> None:
         """Write the balance down, for `aiobs doctor`."""
         with uninterrupted_by_fork(), self._lock:
-            box, now = self._disk, self._counts()
+            box, now = self._disk, self._now()
             if box is None or not box.is_current:
                 return
             try:
                 box.tell(self._tally(now))
             except sqlite3.Error:
                 return  # the next one that can be written says the same and more
-            self._told = now
+            self._accounts.told = now
+
+    def _now(self) -> Counts:
+        """What became of spans that are not in the file."""
+        now = self._accounts.before_delivery() + self._accounts.beside
+        return now if self._memory is None else now + _in_memory(self._memory.state())
 
     def _tally(self, now: Counts) -> Tally:
-        base = self._base
-        losses = {name: count - base.dropped.get(name, 0) for name, count in now.dropped.items()}
-        held, direct = now.held, 0
-        for box in (self._memory, *self._deleted):
-            if box is not None:
-                waiting, exported, _, lost = box.state()
-                held, direct = held + waiting, direct + exported
-                for name, count in lost.items():
-                    losses[name + _IN_MEMORY] = losses.get(name + _IN_MEMORY, 0) + count
+        row = self._accounts.row
+        since = now if row is None else now - row.base
         return Tally(
-            received=now.received - base.received,
-            sampled_out=now.sampled_out - base.sampled_out,
-            held=held,
-            direct=direct,
-            losses={name: count for name, count in losses.items() if count},
+            received=since.received,
+            sampled_out=since.sampled_out,
+            held=since.held + since.waiting,
+            direct=since.exported,
+            losses=since.dropped,
         )
 
     # --- what fails -----------------------------------------------------------------------------------------------
@@ -138,9 +150,18 @@ class Boxes:
             except (OutboxError, OSError, sqlite3.Error) as error:
                 self._say_there_is_none(error)
             else:
-                if self._disk.is_new:
-                    self._base = self._told
+                self._enter(self._disk)
         return self._disk
+
+    def _enter(self, box: Outbox) -> None:
+        """Go on with our row, or begin one."""
+        accounts, row = self._accounts, self._accounts.row
+        if row is not None and not box.is_new:
+            self._before[box.process] = row.last
+            return
+        if row is not None:
+            accounts.abandon_row()
+        accounts.row = Row(key=self._key, process=box.process, base=accounts.told)
 
     def _open_mended(self, on_disk: Callable[..., Outbox]) -> Outbox:
         try:
@@ -187,6 +208,7 @@ class Boxes:
             if not self._rescue(box.folder, box.identity):
                 return False
             self._leave(box)
+            self._ensure_disk()
             return True
 
     def renew_damaged(self) -> bool:
@@ -226,25 +248,16 @@ class Boxes:
 
     # --- the end --------------------------------------------------------------------------------------------------
     def state(self) -> Counts:
-        """The balance of this process since its destinations were opened."""
+        """What became of the spans in here since `begin`."""
         with uninterrupted_by_fork(), self._lock:
-            now, start = self._counts(), self._start
-            dropped = {name: count - start.dropped.get(name, 0) for name, count in now.dropped.items()}
-            waiting = exported = repeated = 0
-            for box in self.opened:
-                more = box.state()
-                waiting, exported, repeated = waiting + more[0], exported + more[1], repeated + more[2]
-                for name, count in more[3].items():
-                    dropped[name] = dropped.get(name, 0) + count
-        return replace(
-            now,
-            received=now.received - start.received,
-            sampled_out=now.sampled_out - start.sampled_out,
-            waiting=waiting,
-            exported=exported,
-            repeated=repeated,
-            dropped={name: count for name, count in dropped.items() if count},
-        )
+            before = self._before
+            return sum((box.state() - before.get(box.process, NOTHING) for box in self.opened), NOTHING)
+
+    @property
+    def waiting(self) -> int:
+        """Spans that this process has put and that were not sent."""
+        with uninterrupted_by_fork(), self._lock:
+            return sum(box.state().waiting for box in self.opened)
 
     def drop_memory(self, reason: str) -> int:
         """Give up what only this process has; returns how many spans."""
@@ -255,6 +268,12 @@ class Boxes:
         """Close all files."""
         with uninterrupted_by_fork(), self._lock:
             self.tell()
+            accounts = self._accounts
+            accounts.told = self._now()
+            if self._memory is not None:
+                accounts.beside += _in_memory(self._memory.state())
+            if self._disk is not None and accounts.row is not None:
+                accounts.row.last = self._disk.state()
             for box in self.opened:
                 box.close(is_idle=is_idle)
             self._disk = self._memory = self._on_disk = None  # whoever still waits for a flush must open none
@@ -264,3 +283,8 @@ class Boxes:
         """After a fork: the files are the parent's."""
         for box in self.opened:
             box.leak()
+
+
+def _in_memory(state: Counts) -> Counts:
+    """The same, with the reasons of losses told apart from those of the file."""
+    return replace(state, dropped={why + _IN_MEMORY: count for why, count in state.dropped.items()})

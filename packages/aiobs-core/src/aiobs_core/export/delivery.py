@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context
@@ -61,6 +62,7 @@ class Delivery(SpanExporter):
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
+        self._has_begun = False
         self._is_woken = False
         self._is_sending = False
         self._flushing = 0
@@ -73,9 +75,18 @@ class Delivery(SpanExporter):
 
     # --- on the worker ------------------------------------------------------------------------------------------
     def make_ready(self) -> None:
-        """Open files and packages now, in the background, and send what an earlier process has left."""
+        """Load packages now, in the background."""
         with self._changed:
             self._ensure_thread()
+
+    def begin(self) -> None:
+        """Open the outbox, and send what is in it: the destinations before this one are closed."""
+        if self._has_begun:
+            return
+        self._boxes.begin(self.balance)
+        with self._changed:
+            self._has_begun = self._is_woken = True
+            self._changed.notify_all()
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Wait until the transport was made, or could not be."""
@@ -87,6 +98,7 @@ class Delivery(SpanExporter):
         if self._is_closed:
             self._lose("shutdown", "they came after shutdown", len(spans))
             return SpanExportResult.SUCCESS
+        self.begin()
         encoded = self._encoded(spans)
         if encoded:
             try:
@@ -131,6 +143,7 @@ class Delivery(SpanExporter):
 
     def _flush(self, deadline: float, *, gives_up: bool) -> bool:
         """Wait; `gives_up`: no longer than until a try fails, if what waits outlives the process."""
+        self.begin()
         with self._changed:
             self._flushing += 1
             self._is_woken = True
@@ -185,14 +198,16 @@ class Delivery(SpanExporter):
             )
         except sqlite3.Error as error:
             _log.debug("what waits could not be dropped: %s", type(error).__name__)
-        self.undelivered = waiting = self.balance().waiting
+        self.balance()  # which stays as it is now
         self._is_left = True
+        with suppress(sqlite3.Error):
+            self.undelivered = self._boxes.waiting
         self._boxes.close(is_idle=is_idle)
-        if waiting:
-            _log.info("aiobs: %d spans wait in the spool; the next process sends them.", waiting)
+        if self.undelivered:
+            _log.info("aiobs: %d spans wait in the spool; the next process sends them.", self.undelivered)
 
     def balance(self) -> Counts:
-        """What became of the spans of this process."""
+        """What became of the spans that were put."""
         if not self._is_left:
             try:
                 self._counts = self._boxes.state()
@@ -224,7 +239,7 @@ class Delivery(SpanExporter):
             _log.debug("the OTLP transport is not ready: %s", type(error).__name__)
         self._ready.set()
         while not self._is_over:
-            wait_s = self._step()
+            wait_s = self._step() if self._has_begun else _LIFE_S
             with self._changed:
                 self._changed.notify_all()
                 if wait_s > 0 and not self._is_woken and not self._is_over:

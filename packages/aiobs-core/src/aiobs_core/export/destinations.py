@@ -15,13 +15,13 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider,
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
-from aiobs_core._balance import Counts, without_outbox
 from aiobs_core.export.console import ConsoleExporter
 from aiobs_core.export.delivery import Delivery
 from aiobs_core.store.location import store_folder
 from aiobs_core.store.writer import StoreExporter
 
 if TYPE_CHECKING:
+    from aiobs_core._accounts import Accounts
     from aiobs_core._health import Health
     from aiobs_core._settings import Settings
 
@@ -110,12 +110,15 @@ class Destinations:
         settings: Settings,
         health: Health,
         *,
+        accounts: Accounts,
         foreign_spans: Callable[[ReadableSpan], None],
         drain: Callable[[float], bool],
         exporters: Sequence[SpanExporter] | None = None,
         tracer_provider: trace.TracerProvider | None = None,
     ) -> None:
         self._health = health
+        self._accounts = accounts
+        self._has_begun = False
         self._known_losses = health.counts().get("spans.dropped", 0)
         provider = _provider(tracer_provider, foreign_spans)
         app_owned = not isinstance(provider, _OwnProvider)
@@ -141,11 +144,21 @@ class Destinations:
         if exporters is not None:
             self._exporters.extend(exporters)
         else:
-            self._made = _standard(settings, health, self.resource, app_owned=app_owned)
+            self._made = _standard(settings, health, self.resource, accounts, app_owned=app_owned)
             self._exporters.extend(self._made)
         stores = [each for each in self._made if isinstance(each, StoreExporter)]
         self.store_folder: Path | None = stores[0].folder if stores else None
         self.delivery = next((each for each in self._made if isinstance(each, Delivery)), None)
+
+    def begin(self) -> None:
+        """Use files that the destinations before these had open, too."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        if self.delivery is None:
+            self._accounts.open(None, None)
+        else:
+            self.delivery.begin()
 
     def deliver(self, batch: Sequence[object]) -> Sequence[Any]:
         """Give the finished spans to every exporter; the last stage, so nothing goes on."""
@@ -179,10 +192,6 @@ class Destinations:
             balance.stored += count
         else:
             balance.exported += count
-
-    def balance(self) -> Counts:
-        """What became of the spans of this process."""
-        return without_outbox(self._health) if self.delivery is None else self.delivery.balance()
 
     def _lost(self, exporter: SpanExporter, why: str, count: int) -> None:
         name = type(exporter).__name__
@@ -238,6 +247,7 @@ class Destinations:
                 self._failed("shutdown", exporter, error)
                 delivered = False
         delivered = delivered and not (self.delivery is not None and self.delivery.undelivered)
+        self._accounts.close()
         return self._lost_nothing() and delivered
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -292,13 +302,13 @@ def _provider(
 
 
 def _standard(
-    settings: Settings, health: Health, resource: Resource, *, app_owned: bool
+    settings: Settings, health: Health, resource: Resource, accounts: Accounts, *, app_owned: bool
 ) -> list[SpanExporter]:
     exporters: list[SpanExporter] = []
     sends = not app_owned and "none" not in settings.traces_exporter
     sends = sends and bool(settings.otlp_endpoint or "otlp" in settings.traces_exporter)
     if sends:
-        exporters.append(_otlp(settings, health, resource))
+        exporters.append(_otlp(settings, health, resource, accounts))
     wants_store = settings.store != "auto" or not (sends or app_owned)
     folder = _store_folder(settings, health) if wants_store else None
     retention_days = settings.retention_days or settings.privacy_policy.retention_days
@@ -330,11 +340,14 @@ def _store_folder(settings: Settings, health: Health) -> Path | None:
         return None
 
 
-def _otlp(settings: Settings, health: Health, resource: Resource) -> SpanExporter:
+def _otlp(settings: Settings, health: Health, resource: Resource, accounts: Accounts) -> SpanExporter:
     from aiobs_core.export.open_delivery import open_delivery
 
     # What the platform says of folders and of OTLP's variables is no setting of aiobs.
-    delivery = open_delivery(settings, health, resource, cwd=_working_folder(), environ=os.environ)  # noqa: TID251
+    environ = os.environ  # noqa: TID251
+    delivery = open_delivery(
+        settings, health, resource, accounts=accounts, cwd=_working_folder(), environ=environ
+    )
     delivery.make_ready()
     return delivery
 

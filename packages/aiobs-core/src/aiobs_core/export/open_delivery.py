@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.resources import SERVICE_NAME
 
-from aiobs_core._balance import before_delivery
 from aiobs_core.export.boxes import Boxes
 from aiobs_core.export.courier import Courier
 from aiobs_core.export.delivery import Delivery
@@ -23,6 +22,7 @@ from aiobs_core.export.parcels import Bounds
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
+    from aiobs_core._accounts import Accounts
     from aiobs_core._health import Health
     from aiobs_core._settings import Settings
     from aiobs_core.export.transport import Transport
@@ -33,7 +33,13 @@ _SHARE: Final = 0.8  # so that what was lost is said before everybody stops wait
 
 
 def open_delivery(
-    settings: Settings, health: Health, resource: Resource, *, cwd: Path | None, environ: Mapping[str, str]
+    settings: Settings,
+    health: Health,
+    resource: Resource,
+    *,
+    accounts: Accounts,
+    cwd: Path | None,
+    environ: Mapping[str, str],
 ) -> Delivery:
     """Delivery of spans as the settings ask for it; files and connections are opened by its thread.
 
@@ -41,6 +47,7 @@ def open_delivery(
         settings: Of this process.
         health: Told of losses.
         resource: Of the spans.
+        accounts: Of this process.
         cwd: The project's folder; None: it is gone.
         environ: Variables of OTLP and of the platform.
     """
@@ -52,9 +59,10 @@ def open_delivery(
 
     folder = outbox_folder(settings.spool, cwd=cwd, environ=environ)
     service = str(resource.attributes.get(SERVICE_NAME, ""))
+    destination = _destination(settings, service, environ)
     open_box: Callable[..., Outbox] = partial(
         Outbox,
-        destination=_destination(settings, service, environ),
+        destination=destination,
         place=place_of(settings.otlp_endpoint),
         service=service,
     )
@@ -68,8 +76,9 @@ def open_delivery(
         ),
         health,
         folder=folder,
-        counts=partial(before_delivery, health),
+        accounts=accounts,
         insists=settings.spool != "auto",
+        key=None if folder is None else (folder, destination),
     )
     courier = Courier(make, boxes.all, health, max_age_s=settings.spool_max_age_s)
     return Delivery(boxes, courier, health=health, timeout_s=settings.export_timeout_s * _SHARE)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aiobs_core._balance import Counts
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox_file import (
     BY_OUTBOX,
@@ -58,7 +59,7 @@ class Outbox:
         service: The application's name, to be shown.
         bounds: How much it may hold.
         wall_s: The clock of the wall.
-        process: The number that this process had in the file that was damaged; None: a new one.
+        process: The number that this process has already; None: a new one.
 
     Raises:
         OutboxError, sqlite3.Error, OSError: If it cannot be opened; see `open_file`.
@@ -95,10 +96,11 @@ class Outbox:
         open_here.add(self.process)
 
     def _register(self, place: str, service: str) -> bool:
-        """Enter this process into the file; False if it is there already."""
+        """Enter this process into the file; False if it is there already, and goes on."""
         now_s = int(self._wall_s())
         row = (self.process, *myself(), service, self.destination, place, now_s, now_s)
         with self.transaction() as db:
+            db.execute("UPDATE processes SET ended = 0 WHERE id = ?", row[:1])
             return bool(
                 db.execute(
                     "INSERT OR IGNORE INTO processes(id, pid, host, born, service, destination, place, started_s, "
@@ -352,18 +354,17 @@ class Outbox:
                 ).fetchone()[0]
             )
 
-    def state(self) -> tuple[int, int, int, Mapping[str, int]]:
-        """Of the spans of this process: how many wait, were exported, perhaps twice, and were lost here, by reason."""
+    def state(self) -> Counts:
+        """Of the spans that this process has put: how many wait, were exported, perhaps twice, and were lost here."""
         own = (self.process,)
         with self.reading() as db:
-            (waiting,) = db.execute(
-                "SELECT count(*) FROM spans WHERE sender = ? AND process = ?", own * 2
-            ).fetchone()
+            (waiting,) = db.execute("SELECT count(*) FROM spans WHERE process = ?", own).fetchone()
             exported, repeated = db.execute(
                 "SELECT exported, repeated FROM processes WHERE id = ?", own
             ).fetchone() or (0, 0)
             rows = db.execute("SELECT reason, spans FROM losses WHERE process = ?", own).fetchall()
-        return int(waiting), int(exported), int(repeated), {why: n for why, n in rows if why in BY_OUTBOX}
+        lost = {why: n for why, n in rows if why in BY_OUTBOX}
+        return Counts(waiting=waiting, exported=exported, repeated=repeated, dropped=lost)
 
     def close(self, *, is_idle: bool = True) -> None:
         """Say that this process sends no more, and close the file; what waits is for the next one.
