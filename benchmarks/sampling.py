@@ -23,7 +23,8 @@ from aiobs_core._run import Run
 from aiobs_core._span import AgentSpan, LocalTrace
 from aiobs_core.metrics.meters import Meters
 from aiobs_core.sampling.policy import PRESETS
-from aiobs_core.sampling.tail import Limits, TailSampler
+from aiobs_core.sampling.tail import TailSampler
+from aiobs_core.sampling.trace import Limits
 
 _RUNS: Final = 500
 _SPANS: Final = 10_000

@@ -23,8 +23,9 @@ from aiobs_core._run import Run
 from aiobs_core._span import AgentSpan, LocalTrace
 from aiobs_core.metrics.meters import Meters
 from aiobs_core.sampling.policy import policy_of
-from aiobs_core.sampling.tail import Limits, TailSampler
+from aiobs_core.sampling.tail import TailSampler
 from aiobs_core.sampling.threshold import threshold_of
+from aiobs_core.sampling.trace import Limits
 
 WIDE = Limits(traces=10**6, spans=10**6, size_bytes=10**12, wait_ns=10**15, grace_ns=0)
 MODELS = ("gpt-4o", "gpt-3.5-turbo", "claude-sonnet-4")

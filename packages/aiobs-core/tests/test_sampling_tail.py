@@ -195,6 +195,28 @@ def test_late_spans_follow_the_decision() -> None:
 # --- other instrumentations -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_late_spans_of_other_instrumentations_follow_the_decision(is_alone: bool) -> None:
+    with traced({"when": {"error": True}}, NEVER) as run:
+        tracer = run.provider.get_tracer("http")
+        root = run.start()
+        if not is_alone:
+            run.child(root)
+        late = [tracer.start_span(f"late {number}") for number in range(3)]
+        run.end(root)
+        assert run.names == []
+        late[0].end()
+        assert run.names == []
+        late[1].set_status(StatusCode.ERROR)
+        late[1].end()
+        late[2].end()
+        assert run.names == ["late 1", "late 2"]
+        assert all((span.attributes or {})[semconv.SAMPLING_INCOMPLETE] for span in run.kept)
+        assert run.counted(names.SAMPLING_DECISIONS, **{names.DECISION: "dropped"}) == 1
+        assert run.counted(names.SAMPLING_DECISIONS, **{names.DECISION: "kept"}) == 1
+        assert run.counted(names.SAMPLING_SPANS_DROPPED) == (2 if is_alone else 3)
+
+
 def test_spans_of_the_sdk_around_and_inside_share_the_fate() -> None:
     with traced({"when": {"error": True}}, NEVER) as run:
         tracer = run.provider.get_tracer("http")

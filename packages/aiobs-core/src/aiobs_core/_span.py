@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aiobs_core._operation import Operation, Outcome, RunStatus
     from aiobs_core.logs.request import RequestSummary
     from aiobs_core.pricing.stage import CostBelow
-    from aiobs_core.sampling.tail import Trace
+    from aiobs_core.sampling.trace import Trace
 
     OperationSource = Operation | Callable[[], Operation | None]
     OutcomeSource = Outcome | Callable[[], Outcome | None]

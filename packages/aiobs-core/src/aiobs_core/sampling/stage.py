@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiobs_core._run import Run
 from aiobs_core.metrics.series import FamilySnapshot, Point
-from aiobs_core.sampling.tail import Limits, TailSampler
+from aiobs_core.sampling.tail import TailSampler
+from aiobs_core.sampling.trace import Limits
 from aiobs_core.semconv import metrics as names
 
 if TYPE_CHECKING:

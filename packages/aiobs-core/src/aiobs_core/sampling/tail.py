@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from aiobs_core import semconv
 from aiobs_core._run import Run
@@ -12,13 +12,13 @@ from aiobs_core.privacy.foreign import ForeignSpan
 from aiobs_core.sampling.facts import bytes_of_run, facts_of_run, facts_of_span
 from aiobs_core.sampling.matcher import Decision, Known, Matcher
 from aiobs_core.sampling.threshold import adjusted_count_of, mixed, randomness_of, upstream_threshold
+from aiobs_core.sampling.trace import Limits, Recent, Trace
 from aiobs_core.semconv import metrics as names
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import TraceState
 
-    from aiobs_core._operation import AttributeValue
     from aiobs_core._span import AgentSpan, LocalTrace
     from aiobs_core.metrics.meters import Meters
     from aiobs_core.metrics.series import Number
@@ -31,63 +31,6 @@ _MAX_DECIDED: Final = 16_384
 _FREED_SHARE: Final = 0.1  # of the buffer at a time: the search for traces to give up has to be rare
 _VALUE_BYTES: Final = 120
 _PARENT: Final = "parent"
-
-
-class Limits(NamedTuple):
-    """Bounds of what is held back. Beyond them traces are decided on what is known: those with the most, then the oldest.
-
-    Attributes:
-        traces: Undecided traces.
-        spans: Their spans.
-        size_bytes: Their size, estimated.
-        wait_ns: Age at which a trace is decided although it goes on.
-        grace_ns: How long the end of a trace with open runs is waited for.
-        idle_ns: How long another instrumentation's span around the runs is waited for, without any sign of life.
-    """
-
-    traces: int
-    spans: int
-    size_bytes: int
-    wait_ns: int
-    grace_ns: int
-    idle_ns: int = 30_000_000_000
-
-
-class Trace:
-    """One trace in this process, from its first finished span on."""
-
-    __slots__ = (
-        "deadline_ns",
-        "decision",
-        "has_ended",
-        "is_incomplete",
-        "known",
-        "limit_ns",
-        "matcher",
-        "randomness",
-        "size_bytes",
-        "spans",
-        "threshold",
-        "told",
-        "trace_id",
-        "upstream",
-    )
-
-    def __init__(self, trace_id: int, limit_ns: int, matcher: Matcher) -> None:
-        self.trace_id = trace_id
-        self.matcher = matcher  # whose bits `known` has
-        self.known: Known | None = Known()  # None: nothing can change the decision any more
-        self.spans: list[Ended] = []
-        self.size_bytes = 0
-        self.limit_ns = limit_ns
-        self.deadline_ns = limit_ns  # earlier, once there is reason to think that nothing more comes
-        self.has_ended = False
-        self.is_incomplete = False  # decided, and changed to kept when some of it was gone
-        self.decision: Decision | None = None
-        self.randomness = 0  # 56 bits, see `aiobs_core.sampling.threshold`
-        self.upstream: int | None = None  # threshold by which somebody before us has kept it
-        self.threshold = 0
-        self.told: dict[str, AttributeValue] = {}  # on each of its spans, once it is kept
 
 
 class TailSampler:
@@ -125,6 +68,7 @@ class TailSampler:
         self._open: OrderedDict[int, Trace] = OrderedDict()  # undecided, the oldest first
         self._ending: dict[int, Trace] = {}  # of these, those that wait for stragglers only
         self._decided: OrderedDict[int, Trace] = OrderedDict()
+        self._dropped_alone = Recent(_MAX_DECIDED)
         self.span_count = 0
         self.size_bytes = 0
 
@@ -229,6 +173,7 @@ class TailSampler:
         if (
             trace_id in self._open
             or trace_id in self._decided
+            or trace_id in self._dropped_alone
             or local.state
             or not self._is_outermost(run.span)
         ):
@@ -244,6 +189,7 @@ class TailSampler:
             self._settle(trace, decision, out)
             out.append(self._marked(trace, run))
         else:
+            self._dropped_alone.add(trace_id)
             self._count(decision)
             self._spans_dropped.value += 1
         return True
@@ -272,7 +218,7 @@ class TailSampler:
     def _trace_of(self, trace_id: int, now_ns: int, state: TraceState | None, *, is_run: bool) -> Trace:
         trace = self._open.get(trace_id)
         if trace is None:
-            decided = self._decided.get(trace_id)
+            decided = self._decided.get(trace_id) or self._alone(trace_id)
             if decided is not None and (decided.decision.is_kept or not is_run):  # type: ignore[union-attr]
                 self._decided.move_to_end(trace_id)
                 return decided
@@ -283,6 +229,16 @@ class TailSampler:
             trace.randomness = mixed(trace_id) if self._is_second else randomness_of(trace_id, state)
         if trace.upstream is None and state:
             trace.upstream = upstream_threshold(trace_id, state)
+        return trace
+
+    def _alone(self, trace_id: int) -> Trace | None:
+        """A trace of one run that was dropped: nothing was kept of it but its id."""
+        if trace_id not in self._dropped_alone:
+            return None
+        trace = Trace(trace_id, 0, self._matcher)
+        trace.has_ended = True
+        trace.decision = Decision(False, "", 0)
+        self._remember(trace)
         return trace
 
     def _is_outermost(self, span: AgentSpan) -> bool:
@@ -329,10 +285,7 @@ class TailSampler:
         self._ending.pop(trace.trace_id, None)
         if other is not None and other is not trace:  # a later part, begun when this one had been dropped
             self._settle(other, decision, out)
-        self._decided[trace.trace_id] = trace
-        self._decided.move_to_end(trace.trace_id)
-        if len(self._decided) > _MAX_DECIDED:
-            self._decided.popitem(last=False)
+        self._remember(trace)
         self._count(decision)
         spans, trace.spans = trace.spans, []
         self.span_count -= len(spans)
@@ -353,6 +306,12 @@ class TailSampler:
             trace.known = None
         elif trace.known is not None:
             trace.known.groups = None  # who it was is not kept longer than the spans
+
+    def _remember(self, trace: Trace) -> None:
+        self._decided[trace.trace_id] = trace
+        self._decided.move_to_end(trace.trace_id)
+        if len(self._decided) > _MAX_DECIDED:
+            self._decided.popitem(last=False)
 
     def _count(self, decision: Decision) -> None:
         key = (decision.is_kept, decision.reason)
