@@ -55,11 +55,13 @@ class Run:
         "above",
         "agent",
         "content",
+        "cost_source",
         "cost_total_usd",
         "cost_usd",
         "error",
         "error_type",
         "extra",
+        "is_sum",
         "is_unpriced",
         "kind",
         "links",
@@ -73,6 +75,7 @@ class Run:
         "stage",
         "status",
         "tally",
+        "unpriced_calls",
     )
 
     def __init__(self, span: AgentSpan, operation: Operation, outcome: Outcome) -> None:
@@ -93,7 +96,10 @@ class Run:
         self.cost_usd: float | None = None
         self.cost_total_usd: float | None = None
         self.price: tuple[Offer, InForce] | None = None  # of a call with a price of the book
+        self.cost_source: str | None = None  # where it is none of the book
         self.is_unpriced = False
+        self.is_sum = False  # whether it tells what everything inside it has cost
+        self.unpriced_calls = 0
         # Of the stage `measure`: where a kept run is an example of what was counted.
         self.marks: Sequence[tuple[Distribution, int, float]] = ()
         # Of the stage `mask`: what the policy lets out of the content, and the rules for everything else.

@@ -34,6 +34,9 @@ _RETRIEVER: Final = Kind.RETRIEVER
 _TOOL: Final = Kind.TOOL
 _ERROR: Final = RunStatus.ERROR
 _CALLS_A_MODEL: Final = (_MODEL, _EMBEDDING)
+_NAMED_FROM: Final = (
+    5  # of what makes a sort of runs, the names; an application may have bound them to anything
+)
 _DIRECTIONS: Final = ("input", "output", "cached", "reasoning")
 
 
@@ -131,17 +134,20 @@ class Measure:
             run.stage,
             span.scope,
             span.parent is None,
-            _text(operation.action),
-            _text(operation.provider),
-            _text(operation.model),
-            _text(run.outcome.model),
-            _text(operation.name) if kind is _AGENT or kind is _TOOL else None,
-            _text(run.agent),
-            _text(run.error_type),
-            _text(operation.endpoint),
+            operation.action,
+            operation.provider,
+            operation.model,
+            run.outcome.model,
+            operation.name if kind is _AGENT or kind is _TOOL else None,
+            run.agent,
+            run.error_type,
+            operation.endpoint,
             None if request is None else request.privacy_policy,
         )
-        bound = self._bound.get(key)
+        try:
+            bound = self._bound.get(key)
+        except TypeError:  # a name that is no text, and cannot be hashed
+            bound = None
         if bound is None:
             bound = self._bind(key, run)
         duration_s = (span.end_ns - span.start_ns) / 1e9
@@ -210,7 +216,10 @@ class Measure:
 
     # --- which series -------------------------------------------------------------------------------------------
 
-    def _bind(self, key: tuple[object, ...], run: Run) -> _Bound:
+    def _bind(self, asked: tuple[object, ...], run: Run) -> _Bound:
+        key = (*asked[:_NAMED_FROM], *map(_text, asked[_NAMED_FROM:]))
+        if (known := self._bound.get(key)) is not None:
+            return known
         values = self._values(run)
         bound = _Bound(values)
         stages: list[str | None] = [] if run.stage is None else [run.stage.value]

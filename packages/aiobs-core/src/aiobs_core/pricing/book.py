@@ -34,6 +34,10 @@ _TIERS: Final[
 }
 
 
+CallFacts = tuple[str | None, str, str | None, str | None, str | None]
+"""The same as `Call`, which takes longer to make."""
+
+
 class Call(NamedTuple):
     """What decides on the price of a call, besides its day."""
 
@@ -144,8 +148,8 @@ class PriceBook:
     def __init__(self, overrides: PriceFile | None = None) -> None:
         self._overrides = overrides
         self._table: Table | None = None
-        self._found: dict[Call, Found] = {}
-        self._recent: dict[Call, tuple[int, tuple[Offer, InForce] | None]] = {}
+        self._found: dict[CallFacts, Found] = {}
+        self._recent: dict[CallFacts, tuple[int, tuple[Offer, InForce] | None]] = {}
 
     @property
     def table(self) -> Table:
@@ -189,12 +193,12 @@ class PriceBook:
         bill = NOTHING if usage.source == "cache_hit" else rates.bill(usage)
         return Cost(*bill, offer.provider, offer.model, offer.source, start)
 
-    def price(self, call: Call, at_ns: int) -> tuple[Offer, InForce] | None:
+    def price(self, call: CallFacts, at_ns: int) -> tuple[Offer, InForce] | None:
         """Who sells a kind of call, and at which prices at an instant (Unix time); None if that is not known."""
         at_s = at_ns // 1_000_000_000  # prices change on whole minutes
         recent = self._recent.get(call)
         if recent is None or recent[0] != at_s:
-            found = self._found.get(call) or self._remember(call)
+            found = self._found.get(call) or self._remember(Call(*call))
             recent = self._recent[call] = at_s, found.in_force(at_ns)
         return recent[1]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiobs_core import semconv
 from aiobs_core._operation import FORWARDED, Kind
 from aiobs_core._run import Run
-from aiobs_core.pricing.book import Call, PriceBook
+from aiobs_core.pricing.book import PriceBook
 from aiobs_core.pricing.budget import Budgets
 from aiobs_core.privacy.content import Tally
 from aiobs_core.semconv import metrics as names
@@ -81,14 +81,14 @@ class Pricer:
         usage = run.outcome.usage
         source = None if usage is None else usage.source
         if source == _CACHE_HIT:
-            run.extra[semconv.COST_SOURCE] = _CACHE_HIT  # the framework's own: known to cost nothing
+            run.cost_source = _CACHE_HIT  # the framework's own: known to cost nothing
             cost_usd = _NOTHING
         elif source != FORWARDED:  # else whoever has answered is billed
             cost_usd = self._reported(run)
             if cost_usd is None and usage is not None and run.kind in _PRICED_KINDS:
                 cost_usd, unpriced = self._by_the_book(run, usage)
         if cost_usd is not None:
-            run.cost_usd = run.extra[semconv.COST_USD] = float(cost_usd)
+            run.cost_usd = float(cost_usd)
             if cost_usd and self._budgets.are_set:
                 self._budgets.spend(run, cost_usd)
         total_usd, below = cost_usd, span.below
@@ -100,10 +100,8 @@ class Pricer:
         if total_usd is not None:
             run.cost_total_usd = run.cost_usd if total_usd is cost_usd else float(total_usd)
         if below is not None or span.parent is None:
-            if run.cost_total_usd is not None:
-                run.extra[semconv.COST_TOTAL_USD] = run.cost_total_usd
-            if unpriced:
-                run.extra[semconv.COST_UNPRICED_CALLS] = unpriced
+            run.is_sum = True
+            run.unpriced_calls = unpriced
         if run.above is not None and (total_usd is not None or unpriced):
             _add(run.above, total_usd, unpriced)
 
@@ -123,7 +121,7 @@ class Pricer:
             if attributes:
                 attributes.pop(semconv.COST_USD, None)
             return None
-        run.extra[semconv.COST_SOURCE] = "reported"
+        run.cost_source = "reported"
         return Decimal(repr(given))
 
     def _by_the_book(self, run: Run, usage: Usage) -> tuple[Decimal | None, int]:
@@ -136,7 +134,7 @@ class Pricer:
             run.is_unpriced = True  # half a bill looks like a whole one
             return None, 1
         tier = self._tier(outcome.service_tier, operation.params)
-        call = Call(operation.provider, model, outcome.model, operation.endpoint, tier)
+        call = (operation.provider, model, outcome.model, operation.endpoint, tier)
         run.price = price = self._book.price(call, run.span.start_ns)
         if price is None:
             self._note_unpriced(run, model)

@@ -70,16 +70,24 @@ def add(run: Run, attributes: dict[str, Any]) -> None:
         attributes[semconv.STATUS_CODE] = span.status_code
 
 
-def add_bill(run: Run, attributes: dict[str, Any]) -> None:
-    """Add the parts of a cost that are not nothing, and where its price comes from; of a call with one of the book."""
-    if run.price is None or run.outcome.usage is None:
-        return
-    offer, (rates, start) = run.price
-    bill = rates.bill(run.outcome.usage)
-    for name, field in _PARTS_OF_A_BILL:
-        if part := getattr(bill, field):
-            attributes[name] = float(part)
-    attributes[semconv.COST_SOURCE] = f"{offer.source} {start}" if start else offer.source
+def add_cost(run: Run, attributes: dict[str, Any]) -> None:
+    """Add what a run cost, what everything inside it cost, the parts that are not nothing, and where the price is from."""
+    if run.cost_usd is not None:
+        attributes[semconv.COST_USD] = run.cost_usd
+    if run.is_sum:
+        if run.cost_total_usd is not None:
+            attributes[semconv.COST_TOTAL_USD] = run.cost_total_usd
+        if run.unpriced_calls:
+            attributes[semconv.COST_UNPRICED_CALLS] = run.unpriced_calls
+    if run.cost_source is not None:
+        attributes[semconv.COST_SOURCE] = run.cost_source
+    elif run.price is not None and run.outcome.usage is not None:
+        offer, (rates, start) = run.price
+        bill = rates.bill(run.outcome.usage)
+        for name, field in _PARTS_OF_A_BILL:
+            if part := getattr(bill, field):
+                attributes[name] = float(part)
+        attributes[semconv.COST_SOURCE] = f"{offer.source} {start}" if start else offer.source
 
 
 def nature(run: Run) -> Mapping[str, str]:

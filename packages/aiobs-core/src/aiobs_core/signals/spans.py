@@ -106,7 +106,7 @@ class Renderer:
         attributes.update(run.outcome.attributes)
         if span.attributes:
             attributes.update(theirs.attributes(without_text(span.attributes)))
-        ai_agent.add_bill(run, attributes)
+        ai_agent.add_cost(run, attributes)
         attributes.update(run.extra)
         for key in self._metadata_keys:
             if key in operation.metadata:
