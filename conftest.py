@@ -2,8 +2,14 @@
 
 import os
 
+from hypothesis import HealthCheck, settings
+
 for _name in [name for name in os.environ if name.startswith(("AIOBS_", "OBS", "OTEL_", "PROMETHEUS_"))]:
     del os.environ[_name]
 os.environ["AIOBS_STORE"] = "off"
 os.environ["AIOBS_SPOOL"] = "off"
 os.environ["AIOBS_HASH_KEY"] = "a key for tests, the same in every run"
+
+# An example takes as long as the machine is busy: that is no finding.
+settings.register_profile("aiobs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("aiobs")
