@@ -15,7 +15,7 @@ import pytest
 
 from aiobs_core import cli, semconv
 from aiobs_core._health import Health
-from aiobs_core.export.otlp_json import decode_line
+from aiobs_core.store.otlp_json import decode_line
 from aiobs_core.store.spool import Spool
 from aiobs_core.store.writer import StoreExporter, StoreWriter
 

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, TraceFlags, TraceState
 
-from aiobs_core.export.otlp_json import OtlpJsonError, decode_line, encode_line, encode_spans
+from aiobs_core.store.otlp_json import OtlpJsonError, decode_line, encode_line, encode_spans
 
 VALUES = {
     "text": "grüezi 🐘\x1b\n",

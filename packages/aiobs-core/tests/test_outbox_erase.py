@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import Event
 
 from aiobs_core import cli, semconv
 from aiobs_core._health import Health
+from aiobs_core.erasure.everywhere import erase_everywhere, places_in
 from aiobs_core.export import doctor, outbox_erase
 from aiobs_core.export.outbox import Outbox
 from aiobs_core.export.outbox_erase import erase_waiting, waiting_traces
@@ -24,7 +25,6 @@ from aiobs_core.export.outbox_rescue import rescue
 from aiobs_core.export.parcels import Bounds, Tally
 from aiobs_core.export.wire import Encoder
 from aiobs_core.store import compaction
-from aiobs_core.store.erase_everywhere import erase_everywhere, places_in
 from aiobs_core.store.reader import NoStoreError, Store, UnknownTraceError
 from aiobs_core.store.schema import StoreError
 from aiobs_core.store.writer import StoreExporter

@@ -127,7 +127,7 @@ def test_erase_takes_dates_and_instants(fill, make_span, folder, monkeypatch, ca
 
 
 def test_a_date_without_a_zone_is_local(folder):
-    from aiobs_core.store.commands import _instant_ns
+    from aiobs_core.erasure.commands import _instant_ns
 
     local = datetime(2027, 1, 16).astimezone()
     assert _instant_ns("2027-01-16") == int(local.timestamp()) * 10**9

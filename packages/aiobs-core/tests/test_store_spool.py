@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from aiobs_core import semconv
 from aiobs_core._health import Health
-from aiobs_core.export.otlp_json import decode_line
 from aiobs_core.store import spool, writer
+from aiobs_core.store.otlp_json import decode_line
 from aiobs_core.store.reader import Store, open_store
 from aiobs_core.store.spool import Spool, spool_files
 from aiobs_core.store.writer import StoreExporter

@@ -346,7 +346,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _otlp_line(spans: Sequence[StoredSpan]) -> bytes:
-    from aiobs_core.export.otlp_json import encode_line
+    from aiobs_core.store.otlp_json import encode_line
 
     return encode_line(span.to_readable() for span in spans)
 

@@ -37,7 +37,7 @@ def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
     Args:
         commands: argparse's sub-parsers of `aiobs`.
     """
-    from aiobs_core.store.commands import add_erase
+    from aiobs_core.erasure.commands import add_erase
 
     add_erase(commands)
     audit = commands.add_parser("audit", help="check or show the audit log")
@@ -47,7 +47,7 @@ def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
 
 
 def _add_audit(commands: SubParsers[argparse.ArgumentParser]) -> None:
-    from aiobs_core.store.commands import add_store_option
+    from aiobs_core.store.options import add_store_option
 
     verify = commands.add_parser(
         "verify",
@@ -115,7 +115,7 @@ def _add_privacy(commands: SubParsers[argparse.ArgumentParser]) -> None:
 
 def _audit_file(arguments: argparse.Namespace, settings: Settings) -> Path:
     from aiobs_core.privacy.reads import audit_path
-    from aiobs_core.store.commands import folder_of
+    from aiobs_core.store.options import folder_of
 
     path = (
         Path(arguments.file) if arguments.file else audit_path(settings, folder_of(arguments.store, settings))

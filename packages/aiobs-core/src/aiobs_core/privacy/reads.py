@@ -110,7 +110,7 @@ def noted_reads(command: str, store: str | None) -> Iterator[ContentReads]:
         What the caller shows each trace to, before it gives it out.
     """
     from aiobs_core._settings import Settings
-    from aiobs_core.store.commands import folder_of
+    from aiobs_core.store.options import folder_of
 
     reads = ContentReads()
     try:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from aiobs_core.export.otlp_json import plain
 from aiobs_core.store.blocks import BlockBuilder
+from aiobs_core.store.otlp_json import plain
 from aiobs_core.store.rows import SpanRow, first_user_of, masked_in, row_of, service_of, session_of, sums_of
 
 SLICE_SPANS: Final = 64  # a transaction of this size keeps the lock, and the GIL, for a few milliseconds

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 
-from aiobs_core.export.otlp_json import (
+from aiobs_core.store.otlp_json import (
     bounded_attributes,
     bounded_list,
     plain,

@@ -13,7 +13,7 @@ from opentelemetry.trace.status import StatusCode
 
 from aiobs_core import semconv
 from aiobs_core._operation import FORWARDED
-from aiobs_core.export.otlp_json import without_surrogates
+from aiobs_core.store.otlp_json import without_surrogates
 
 _MAX_NAME_CHARS: Final = 512  # the block keeps the whole name
 _MAX_COUNT: Final = 2**53  # sums of sane counts stay far below SQLite's 2**63

@@ -21,7 +21,7 @@ from typing import Final
 from opentelemetry.sdk.trace import ReadableSpan
 
 from aiobs_core._health import Health
-from aiobs_core.export.otlp_json import OtlpJsonError, decode_line, encode_line
+from aiobs_core.store.otlp_json import OtlpJsonError, decode_line, encode_line
 from aiobs_core.store.schema import make_folder
 
 FOLDER_NAME: Final = "spool"

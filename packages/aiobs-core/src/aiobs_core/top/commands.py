@@ -101,7 +101,7 @@ def _top(arguments: argparse.Namespace) -> int:
 
 def _source(arguments: argparse.Namespace) -> _Source:
     from aiobs_core._settings import Settings
-    from aiobs_core.store.commands import folder_of
+    from aiobs_core.store.options import folder_of
     from aiobs_core.top.sources import FromStore
 
     if arguments.url:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core.cli import _ENVIRON, SubParsers, _complain, _print_json
+from aiobs_core.store.options import add_store_option, folder_of
 
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
+    from aiobs_core.erasure.everywhere import Places
     from aiobs_core.store.erase import Erased
-    from aiobs_core.store.erase_everywhere import Places
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _WRONG_CALL: Final = 2
@@ -74,18 +75,6 @@ def add_erase(commands: SubParsers[argparse.ArgumentParser]) -> None:
     erase.set_defaults(run=_erase)
 
 
-def add_store_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--store`, as all commands on the store have it."""
-    parser.add_argument("--store", metavar="DIR", help="folder of the store (default: as AIOBS_STORE says)")
-
-
-def folder_of(given: str | None, settings: Settings) -> Path | None:
-    """Folder of the local store: the one given, else as AIOBS_STORE says; None if it is off."""
-    from aiobs_core.store.location import store_folder
-
-    return store_folder(given or settings.store, cwd=Path.cwd(), environ=_ENVIRON)
-
-
 # --- what was given ---------------------------------------------------------------------------------------------
 
 
@@ -122,8 +111,8 @@ def _instant_ns(text: str) -> int:
 
 def _erase(arguments: argparse.Namespace) -> int:
     from aiobs_core._settings import Settings
+    from aiobs_core.erasure.everywhere import erase_everywhere
     from aiobs_core.privacy.reads import note
-    from aiobs_core.store.erase_everywhere import erase_everywhere
     from aiobs_core.store.reader import NoStoreError, UnknownTraceError
     from aiobs_core.store.schema import StoreError
 
@@ -161,8 +150,8 @@ def _erase(arguments: argparse.Namespace) -> int:
 
 def _places(given: str | None, folder: Path | None, settings: Settings) -> Places:
     """Where to look: in the folder that was given only, else in those of the store and of the spool."""
+    from aiobs_core.erasure.everywhere import places_in
     from aiobs_core.export.outbox_place import outbox_folder
-    from aiobs_core.store.erase_everywhere import places_in
 
     spool = None if given else outbox_folder(settings.spool, cwd=Path.cwd(), environ=_ENVIRON)
     return places_in(folder, spool)
