@@ -495,7 +495,7 @@ def test_the_command_works_where_there_is_an_outbox_only(project, folder, box, o
     code, out, err = run(capsys, "erase", "--trace", "ab", "--yes")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        f"Erased 1 trace (1 that waited to be sent) from {folder / 'outbox.db'}.",
+        f"Erased 1 trace (1 span that waited to be sent) from {folder / 'outbox.db'}.",
         "What was sent stays with the receiver: erase it there, too.",
     ]
     code, out, _ = run(capsys, "erase", "--user", ADA, "--yes", "--json")
@@ -508,6 +508,23 @@ def test_the_command_works_where_there_is_an_outbox_only(project, folder, box, o
     )  # fmt: skip
     assert len(waiting(folder)) == 1
     assert not (project / ".aiobs").exists()
+
+
+def test_users_that_wait_under_another_key_are_no_success(project, box, of_user, monkeypatch, capsys):
+    put(box, of_user(ADA), of_user("in the clear"))
+    monkeypatch.setenv("AIOBS_HASH_KEY", "some key, but not the application's")
+    code, out, _ = run(capsys, "erase", "--user-id", "u-ada", "--yes")
+    assert code == 1
+    assert f"users that are hashed under {ADA[:6]}: if that is the application's key" in out
+
+
+def test_where_nothing_waits_of_any_user_that_is_said(project, box, of_user, make_span, capsys):
+    put(box, make_span())
+    code, out, _ = run(capsys, "erase", "--user-id", "u-ada", "--yes")
+    assert (code, "carries a user" in out) == (0, True)
+    put(box, of_user("in the clear"))
+    code, out, _ = run(capsys, "erase", "--user-id", "u-ada", "--yes")
+    assert (code, "none of them is this one" in out) == (0, True)
 
 
 def test_the_command_looks_into_store_and_spool_and_says_so(
@@ -524,7 +541,7 @@ def test_the_command_looks_into_store_and_spool_and_says_so(
     places = f"{store} and {folder / 'outbox.db'}"
     assert code == 0
     assert f"Erase all traces of the user {ADA} from {places}?" in err
-    assert out.startswith(f"Erased 2 traces (1 span; 2 that waited to be sent) from {places}.\n")
+    assert out.startswith(f"Erased 2 traces (1 span; 2 spans that waited to be sent) from {places}.\n")
     facts = json.loads(audit.read_text().splitlines()[-1])["facts"]
     assert (facts["trace_count"], facts["span_count"], facts["waiting_span_count"]) == (2, 1, 2)
 

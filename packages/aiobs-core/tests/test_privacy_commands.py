@@ -109,6 +109,20 @@ def test_erase_finds_a_plain_id_under_every_key_and_in_the_clear(
     assert traces_in(folder) == {4}
 
 
+def test_erase_says_why_it_found_nothing_of_a_user(fill, make_span, folder, monkeypatch, capsys):
+    fill(make_span(trace_id=1))
+    code, out, _ = run(capsys, "erase", "--user-id", "u-ada", "--yes")
+    assert (code, "No span there carries a user (ai.agent.user.id)" in out) == (0, True)
+    fill(of_user(make_span, HASH, trace_id=2))
+    code, out, _ = run(capsys, "erase", "--user-id", "u-bob", "--yes")
+    assert (code, "none of them is this one" in out) == (0, True)
+    monkeypatch.setenv("AIOBS_HASH_KEY", OLD_KEY)
+    code, out, _ = run(capsys, "erase", "--user-id", "u-ada", "--yes", "--json")
+    assert (code, f"hashed under {HASH[:6]}" in json.loads(out)["remark"]) == (1, True)
+    assert "AIOBS_HASH_KEY" in json.loads(out)["remark"]
+    assert traces_in(folder) == {1, 2}
+
+
 def test_erase_takes_a_trace_by_its_first_digits(fill, make_span, folder, capsys):
     fill(make_span(trace_id=0xABC << 112), make_span(trace_id=7))
     assert run(capsys, "erase", "--trace", "0abc", "--yes")[0] == 0

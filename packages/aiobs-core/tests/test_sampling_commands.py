@@ -94,6 +94,9 @@ def test_a_history_that_was_sampled_is_weighed(tmp_path: Path, capsys: pytest.Ca
     assert recorder.shutdown(30)
     found = json.loads(explained(capsys, "production", "--store", folder, "--json"))
     assert 250 < found["expected"]["seen"]["traces"] < 550
+    assert found["expected"]["stored"] < 200
+    out = explained(capsys, "production", "--store", folder)
+    assert f"traces, for which {found['expected']['stored']} stored traces stand" in out
 
 
 def test_without_a_store_the_rules_are_explained_all_the_same(
@@ -105,6 +108,7 @@ def test_without_a_store_the_rules_are_explained_all_the_same(
     out = explained(capsys)
     assert out.startswith("canary")
     assert "No expected volumes: There is no aiobs store" in out
+    assert "run the application with AIOBS_STORE=.aiobs" in out
     assert main(["sampling", "explain", "--store", str(tmp_path / "none")]) == 1
 
 
@@ -116,6 +120,25 @@ def test_what_history_cannot_tell_is_said(store: Path, capsys: pytest.CaptureFix
 def test_a_policy_that_is_none_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sampling", "explain", "sometimes"]) == 1
     assert "expected one of all, production, canary" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_policy_in_force_that_is_none_is_an_error_and_no_other_policy(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIOBS_FLUSH_INTERVAL_S", "soon")  # another mistake, which is none of this command's
+    if where == "environment":
+        monkeypatch.setenv("AIOBS_SAMPLING", "sometimes")
+    else:
+        (tmp_path / "aiobs.toml").write_text('sampling = "sometimes"\n')
+        monkeypatch.setenv("AIOBS_CONFIG_FILE", str(tmp_path / "aiobs.toml"))
+    assert main(["sampling", "explain"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "sometimes" in err
+    monkeypatch.setenv("AIOBS_SAMPLING", "canary")
+    assert explained(capsys).startswith("canary")
 
 
 def test_presets_and_conditions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -139,13 +139,27 @@ def _erase(arguments: argparse.Namespace) -> int:
         note("erasure", {**selection.facts, "is_complete": False, "is_compacted": False}, settings, folder)
         raise
     note("erasure", {**selection.facts, **_counts(erased)}, settings, folder)
+    is_sure = True
+    if arguments.user_id is not None and not erased.trace_count:
+        why, may_be_there = _why_none(places, settings)
+        erased = replace(erased, remark=" ".join(filter(None, (erased.remark, why))))
+        is_sure = not may_be_there
     if arguments.json:
         store = None if places.store is None else str(places.store)
         outboxes = [str(each) for each in places.outboxes]
         _print_json({"store": store, "outboxes": outboxes, **_counts(erased), "remark": erased.remark})
     else:
         _print_erased(erased, places)
-    return 0 if erased.is_compacted else 1
+    return 0 if erased.is_compacted and is_sure else 1
+
+
+def _why_none(places: Places, settings: Settings) -> tuple[str, bool]:
+    from aiobs_core.erasure.users import why_no_user
+    from aiobs_core.privacy.hashing import key_id
+    from aiobs_core.privacy.keys import key_source, keys_in_force
+
+    keys = [key_id(key) for key in keys_in_force(settings).keys]
+    return why_no_user(places, keys, key_source(settings))
 
 
 def _places(given: str | None, folder: Path | None, settings: Settings) -> Places:
@@ -203,10 +217,10 @@ def _counts(erased: Erased) -> dict[str, object]:
 
 
 def _print_erased(erased: Erased, places: Places) -> None:
-    spooled = f", {erased.spooled_span_count} of them from the spool" if erased.spooled_span_count else ""
+    spooled = f", {erased.spooled_span_count} of them from side files" if erased.spooled_span_count else ""
     traces = "trace" if erased.trace_count == 1 else "traces"
     spans = "span" if erased.span_count == 1 else "spans"
-    waiting = f"{erased.waiting_span_count} that waited to be sent"
+    waiting = f"{erased.waiting_span_count} {'span' if erased.waiting_span_count == 1 else 'spans'} that waited to be sent"
     told = [f"{erased.span_count} {spans}{spooled}"] if places.store is not None else []
     told += [waiting] if places.outboxes else []
     print(f"Erased {erased.trace_count} {traces} ({'; '.join(told)}) from {places}.")

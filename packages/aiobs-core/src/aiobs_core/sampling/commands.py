@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from aiobs_core._errors import AiobsError
+from aiobs_core._errors import AiobsError, SettingsError
 from aiobs_core.cli import SubParsers, _print_json, _store
 from aiobs_core.sampling.conditions import CHECKS, text_of
 from aiobs_core.sampling.policy import EVERYTHING, PRESETS, Rule, SamplingPolicy, read_policy
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aiobs_core.sampling.history import Expected, Volume
 
 _HEADINGS: Final = ("RULE", "KEEPS", "TRACES")
+_HOW_TO_GET_THEM: Final = "For an estimate run the application with AIOBS_STORE=.aiobs for a while, which also keeps what is sent elsewhere."
 _HISTORY_HEADINGS: Final = ("RULE", "TRACES", "KEPT", "SPANS KEPT")
 
 
@@ -90,13 +91,27 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _policy(given: str | None) -> SamplingPolicy:
     if given is None:
-        from aiobs_core._settings import Settings
-
-        return Settings.load().sampling
+        return _policy_in_force()
     try:
         return read_policy(given)
     except ValueError as error:
         raise AiobsError(f"expected {error}, got {given[:80]!r}") from None
+
+
+def _policy_in_force() -> SamplingPolicy:
+    from aiobs_core._settings import Settings
+
+    try:
+        return Settings.load(strict=True).sampling
+    except SettingsError as error:
+        wrong = [line for line in str(error).splitlines() if _is_of_sampling(line)]
+        if wrong:
+            raise AiobsError("\n".join(wrong)) from None
+    return Settings.load().sampling  # something else is wrong, which is said here
+
+
+def _is_of_sampling(line: str) -> bool:
+    return line.partition(":")[0].rpartition(" ")[2].lower() in {"sampling", "aiobs_sampling"}
 
 
 def _history(arguments: argparse.Namespace, policy: SamplingPolicy) -> tuple[Expected | None, str]:
@@ -110,9 +125,9 @@ def _history(arguments: argparse.Namespace, policy: SamplingPolicy) -> tuple[Exp
     except AiobsError as error:
         if arguments.store is not None:
             raise
-        return None, f"No expected volumes: {error}"
+        return None, f"No expected volumes: {error} {_HOW_TO_GET_THEM}"
     if not found.seen.traces:
-        return None, "No expected volumes: the store holds no trace yet."
+        return None, f"No expected volumes: the store holds no trace yet. {_HOW_TO_GET_THEM}"
     return found, ""
 
 
@@ -121,7 +136,10 @@ def _history_lines(policy: SamplingPolicy, found: Expected) -> Iterator[str]:
         datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M")
         for ns in (found.start_ns, found.end_ns)
     ]
-    yield f"Of {_count_text(found.seen.traces)} stored traces, from {days[0]} to {days[1]}:"
+    stored = f"{found.stored:,} stored {'trace' if found.stored == 1 else 'traces'}"
+    if found.seen.traces != found.stored:
+        stored = f"about {_count_text(found.seen.traces)} traces, for which {stored} stand"
+    yield f"Of {stored}, from {days[0]} to {days[1]}:"
     yield ""
     names = [*dict.fromkeys([*(rule.name for rule in policy.rules), *found.because])]
     rows = [_row(name, found.holding[name], found.because.get(name), found) for name in names]
@@ -164,7 +182,12 @@ def _data(policy: SamplingPolicy, found: Expected | None) -> dict[str, Any]:
         }
         for name, each in found.holding.items()
     }
-    together = {"seen": volume(found.seen), "kept": volume(found.kept), "untold": list(found.untold)}
+    together = {
+        "stored": found.stored,
+        "seen": volume(found.seen),
+        "kept": volume(found.kept),
+        "untold": list(found.untold),
+    }
     return {"policy": policy.name, "rules": rules, "expected": {**together, "by_rule": by_rule}}
 
 

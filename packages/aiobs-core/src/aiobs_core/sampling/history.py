@@ -41,7 +41,8 @@ class Expected:
     """What a policy does to a history.
 
     Attributes:
-        seen: All traces that it holds, or stands for.
+        stored: Traces that it holds.
+        seen: All that it stands for, since it may have been sampled itself.
         kept: What the policy keeps of them, on average.
         holding: By rule, the traces that its condition holds for.
         because: By rule, what is kept because of it.
@@ -50,6 +51,7 @@ class Expected:
         end_ns: Start of the newest one.
     """
 
+    stored: int = 0
     seen: Volume = field(default_factory=Volume)
     kept: Volume = field(default_factory=Volume)
     holding: dict[str, Volume] = field(default_factory=dict)
@@ -75,6 +77,7 @@ def expected(policy: SamplingPolicy, traces: Iterable[Sequence[ReadableSpan]]) -
         known, weight = _known(matcher, spans)
         # On average, not by the luck of the trace's id: its randomness is not asked.
         decision = matcher.decide(known, 0, known.end_ns)
+        found.stored += 1
         found.seen.add(weight, len(spans))
         for rule in matcher.holding(known):
             found.holding.setdefault(rule.name, Volume()).add(weight, len(spans))

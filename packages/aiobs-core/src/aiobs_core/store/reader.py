@@ -307,6 +307,11 @@ class Store:
         query = "SELECT trace_id FROM runs WHERE trace_id BETWEEN ? AND ? LIMIT 2"
         return [bytes(row[0]) for row in self._rows(query, low, high)]
 
+    def user_key_ids(self) -> list[str]:
+        """Under which keys users are hashed, by the keys' ids; an empty one if there are users in the clear."""
+        query = "SELECT DISTINCT CASE WHEN user LIKE ? THEN substr(user, 1, 6) ELSE '' END FROM spans WHERE user IS NOT NULL"
+        return [str(row[0]) for row in self._rows(query, "______:" + "_" * 32)]
+
     def _spans(self, trace_id: bytes) -> list[StoredSpan]:
         query = f"SELECT {_SPAN_COLUMNS} FROM spans WHERE trace_id = ? ORDER BY start, id"  # noqa: S608
         rows = self._rows(query, trace_id)
