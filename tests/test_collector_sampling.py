@@ -83,7 +83,7 @@ def test_agents_of_langgraph_are_decided_alike(telemetry: Telemetry) -> None:
     assert len(traces) == 11
     kept: dict[str, int] = {}
     for policy in (*PRESETS.values(), OTHERS):
-        processor = Processor(collector_yaml(policy, CollectorOptions()))
+        processor = Processor(collector_yaml(policy, CollectorOptions(endpoint="tempo:4317")))
         for trace_id, spans in traces.items():
             is_kept = processor.keeps(received(spans))
             kept[policy.name] = kept.get(policy.name, 0) + is_kept

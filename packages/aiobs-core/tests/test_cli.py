@@ -353,6 +353,13 @@ def test_other_packages_add_commands_and_a_broken_one_breaks_nothing(two_runs, m
     assert run(capsys, "runs")[0] == 0
 
 
+def test_a_command_of_a_package_that_is_not_installed_says_which(monkeypatch, capsys):
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [])
+    code, out, err = run(capsys, "collector", "sampling")
+    assert (code, out) == (2, "")
+    assert "pip install aiobs-ops" in err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
 def test_a_broken_pipe_ends_quietly(fill, make_span, folder):
     fill(*[make_span("s", {"text": os.urandom(5_000).hex()}) for _ in range(60)])

@@ -155,6 +155,33 @@ def test_all_mistakes_of_a_policy_are_told_at_once() -> None:
     assert "rule 2: latency: no such condition" in str(raised.value)
 
 
+def test_all_mistakes_of_one_rule_are_told_at_once_with_what_was_meant() -> None:
+    rule = {
+        "naem": "x",
+        "keep": 2,
+        "per_second": 0,
+        "per": "modell",
+        "when": {
+            "errror": True,
+            "any": [{"call": {"modle": "gpt*", "tokens_over": -1}}, {"cost_over_usd": "1"}],
+        },
+    }
+    with pytest.raises(ValueError) as raised:
+        policy_of({"rules": [rule]})
+    said = str(raised.value)
+    for part in (
+        "naem: no such key", "did you mean name?", "expected one of the two", "per_second: expected a number",
+        "did you mean model?", "errror: no such condition", "did you mean error", "without 'modle'",
+        "for tokens_over a number", "cost_over_usd: expected a number",
+    ):  # fmt: skip
+        assert part in said, part
+
+
+def test_a_slip_of_the_pen_in_a_preset_is_told() -> None:
+    with pytest.raises(ValueError, match="did you mean production"):
+        read_policy("prodution")
+
+
 def test_a_rule_of_the_same_depth_as_a_tree_is_refused() -> None:
     when: dict[str, Any] = {"error": True}
     for _ in range(30):

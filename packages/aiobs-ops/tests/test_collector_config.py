@@ -113,7 +113,7 @@ MANY = policy_of(
     }
 )
 TIERS: list[tuple[str, CollectorOptions]] = [
-    ("single", CollectorOptions(insecure=True)),
+    ("single", CollectorOptions(endpoint="tempo:4317", insecure=True)),
     ("2", CollectorOptions(endpoint="tempo:4317", decision_wait_s=30, trace_count=1_000)),
     ("1", CollectorOptions(samplers=("sampler-0:4317", "sampler-1:4317"), insecure=True)),
     ("1", CollectorOptions(samplers_dns="sampler.observability.svc")),
@@ -133,13 +133,13 @@ def test_the_collector_knows_every_key_and_type(policy: Any, tier: Any, options:
 
 
 def test_names_of_policies_are_their_own_and_tell_the_rule() -> None:
-    config = collector_config(MANY, CollectorOptions())
+    config = collector_config(MANY, CollectorOptions(endpoint="tempo:4317"))
     names = [policy["name"] for policy in config["processors"]["tail_sampling"]["policies"]]
     assert names == ["forced", "a", "b 1", "b 2", "b 1'", "no", "ratio"]
 
 
 def test_every_condition_parses() -> None:
-    conditions = list(_conditions_in(collector_config(MANY, CollectorOptions())))
+    conditions = list(_conditions_in(collector_config(MANY, CollectorOptions(endpoint="tempo:4317"))))
     assert len(conditions) > 8
     for condition in conditions:
         parsed(condition)
@@ -314,7 +314,7 @@ def test_a_rule_that_the_collector_cannot_follow_is_refused_by_its_name(
         {"rules": [{"name": "mine", **rule}, {"name": "other", "when": {"tokens_over": 1}}, NEVER]}
     )
     with pytest.raises(NotExpressibleError) as raised:
-        collector_config(policy, CollectorOptions())
+        collector_config(policy, CollectorOptions(endpoint="tempo:4317"))
     assert "rule 'mine': " in str(raised.value)
     assert "rule 'other': tokens_over" in str(raised.value), "all of them at once"
     assert why in str(raised.value)
@@ -323,7 +323,7 @@ def test_a_rule_that_the_collector_cannot_follow_is_refused_by_its_name(
 def test_ids_of_users_go_by_the_form_in_which_they_leave() -> None:
     def conditions(user: object, form: Any) -> list[str]:
         policy = policy_of({"rules": [{"when": {"user": user}}]})
-        config = collector_config(policy, CollectorOptions(user_id_form=form))
+        config = collector_config(policy, CollectorOptions(endpoint="tempo:4317", user_id_form=form))
         found: list[str] = config["processors"]["tail_sampling"]["policies"][1]["ottl_condition"]["span"]
         return found
 
@@ -351,6 +351,49 @@ def test_options_have_bounds(options: Mapping[str, Any]) -> None:
         CollectorOptions(**options)
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "tempo",
+        "http://tempo",
+        "tempo:otlp",
+        "tempo:0",
+        "tempo:70000",
+        "https://tempo:4318/v1/traces",
+        "",
+        "${env:X}:1",
+    ],
+)
+def test_an_endpoint_that_the_exporter_cannot_send_to_is_refused(endpoint: str) -> None:
+    with pytest.raises(AiobsError, match=r"expected host:port.* got .*nothing was written"):
+        CollectorOptions(endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:4317", "http://127.0.0.1:4317", "[::1]:4318", "0.0.0.0:4317"]
+)
+def test_a_collector_does_not_send_to_itself(endpoint: str) -> None:
+    with pytest.raises(AiobsError, match="to itself"):
+        CollectorOptions(endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "listen_host"),
+    [("tempo:4317", "0.0.0.0"), ("localhost:14317", "0.0.0.0"), ("dns:///tempo:4317", "0.0.0.0"),
+     ("https://tempo.example:443", "0.0.0.0"), ("[2001:db8::1]:4317", "0.0.0.0"), ("localhost:4317", "10.0.0.5")],
+)  # fmt: skip
+def test_other_receivers_are_fine(endpoint: str, listen_host: str) -> None:
+    config = collector_config(PRESETS["all"], CollectorOptions(endpoint=endpoint, listen_host=listen_host))
+    assert config["exporters"]["otlp_grpc"]["endpoint"] == endpoint
+
+
+def test_where_kept_spans_go_has_to_be_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collector", "sampling", "production"]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, "--endpoint tempo:4317" in printed.err) == ("", True)
+    assert main(["collector", "sampling", "production", "--tier", "1", "--sampler", "a:4317"]) == 0
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -367,7 +410,7 @@ def test_the_command_takes_the_policy_of_the_settings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIOBS_SAMPLING", "canary")
-    assert main(["collector", "sampling"]) == 0
+    assert main(["collector", "sampling", "--endpoint", "tempo:4317"]) == 0
     assert 'sampling policy "canary"' in capsys.readouterr().out
     monkeypatch.setenv("AIOBS_SAMPLING", "cannary")
     assert main(["collector", "sampling"]) == 1
@@ -380,7 +423,8 @@ def test_the_command_writes_a_file_for_each_tier(tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.write_text("rules = [{ when = { error = true } }, { keep = 0.05 }]\n", encoding="utf-8")
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    assert main(["collector", "sampling", str(rules), "--tier", "2", "-o", str(second)]) == 0
+    tempo = ["--endpoint", "tempo:4317"]
+    assert main(["collector", "sampling", str(rules), "--tier", "2", *tempo, "-o", str(second)]) == 0
     command = [
         "collector",
         "sampling",
@@ -407,7 +451,10 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_
         ),
         (["all", "--tier", "1"], "expected one of --sampler HOST:PORT"),
         (["all", "--decision-wait-s", "0"], "decision_wait_s: expected seconds from 1"),
-        (["all", "-o", str(tmp_path / "none" / "x.yaml")], "check the path and its permissions"),
+        (
+            ["all", "--endpoint", "tempo:4317", "-o", str(tmp_path / "none" / "x.yaml")],
+            "check the path and its permissions",
+        ),
     ):
         assert main(["collector", "sampling", *command]) == 1
         printed = capsys.readouterr()
@@ -421,12 +468,12 @@ def test_the_command_hashes_ids_with_the_key_of_the_settings(
     rules = 'rules = [{ when = { user = "u-17" } }]'
     assert main(["privacy", "hash", "--field", "user_id", "u-17"]) == 0
     digest = capsys.readouterr().out.strip()
-    assert main(["collector", "sampling", rules, "--user-ids", "hash"]) == 0
+    assert main(["collector", "sampling", "--endpoint", "tempo:4317", rules, "--user-ids", "hash"]) == 0
     assert f'span.attributes["ai.agent.user.id"] == "{digest}"' in capsys.readouterr().out
-    assert main(["collector", "sampling", rules, "--user-ids", "clear"]) == 0
+    assert main(["collector", "sampling", "--endpoint", "tempo:4317", rules, "--user-ids", "clear"]) == 0
     assert 'span.attributes["ai.agent.user.id"] == "u-17"' in capsys.readouterr().out
-    assert main(["collector", "sampling", rules]) == 1
+    assert main(["collector", "sampling", "--endpoint", "tempo:4317", rules]) == 1
     monkeypatch.delenv("AIOBS_HASH_KEY")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert main(["collector", "sampling", rules, "--user-ids", "hash"]) == 1
+    assert main(["collector", "sampling", "--endpoint", "tempo:4317", rules, "--user-ids", "hash"]) == 1
     assert "there is no key yet" in capsys.readouterr().err

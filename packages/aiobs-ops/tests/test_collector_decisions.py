@@ -35,7 +35,7 @@ from aiobs_ops.collector import CollectorOptions, collector_yaml
 from aiobs_ops.collector.globs import re2_of
 
 NEVER = {"name": "never", "keep": 0.0}
-OPTIONS = CollectorOptions(user_id_form=lambda user_id: user_id)
+OPTIONS = CollectorOptions(endpoint="tempo:4317", user_id_form=lambda user_id: user_id)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,9 @@ def test_a_process_keeps_what_the_collector_keeps(
     finally:
         stage.close()
     sent = recorded(SCENES, hash_key=key)
-    options = CollectorOptions(user_id_form=lambda user_id: hasher.hash("user_id", user_id))
+    options = CollectorOptions(
+        endpoint="tempo:4317", user_id_form=lambda user_id: hasher.hash("user_id", user_id)
+    )
     processor = Processor(collector_yaml(policy, options))
     assert {trace.name for trace in sent if processor.keeps(received(trace.spans))} == kept
 

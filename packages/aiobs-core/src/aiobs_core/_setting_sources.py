@@ -10,6 +10,8 @@ from dataclasses import Field, field
 from pathlib import Path
 from typing import Any, Final
 
+from aiobs_core._errors import did_you_mean
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -18,6 +20,7 @@ else:
 _log = logging.getLogger("aiobs")
 
 CONFIG_FILE_VARIABLE: Final = "AIOBS_CONFIG_FILE"
+_LISTED: Final = "; the page `Configuration` of the documentation lists all"
 
 
 def setting(
@@ -136,9 +139,8 @@ def state_of_file(path: str) -> tuple[int, int, int, int] | None:
 
 
 def unknown_names(given: Mapping[str, object], known: Mapping[str, object], source: str) -> list[str]:
-    accepted = ", ".join(known)
     return [
-        f"{name}: no such setting ({source}); accepted: {accepted}; ignoring it."
+        f"{name}: no such setting ({source}){did_you_mean(name, known) or _LISTED}; ignoring it."
         for name in sorted(given.keys() - known.keys())
     ]
 

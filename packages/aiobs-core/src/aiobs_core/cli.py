@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 COMMANDS_GROUP: Final = "aiobs.commands"
 _ENVIRON: Final = os.environ  # noqa: TID251 - handed on to where folders and colours are decided
 SubParsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
+_ELSEWHERE: Final = {"collector": "aiobs-ops"}  # commands of packages that may not be there
 _HEADINGS: Final = ("TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "COST", "STATUS", "NAME")
 _NAME_WIDTH: Final = 80
 _NARROWEST_NAME: Final = 20
@@ -52,7 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, 1 if the command could not do its work (stderr says why), 2 if it was called wrongly.
     """
-    parser = _parser()
+    parser, known = _parser()
+    first = next(iter(sys.argv[1:] if argv is None else argv), "")
+    if first in _ELSEWHERE and first not in known:
+        package = _ELSEWHERE[first]
+        _complain(
+            f"`aiobs {first}` comes with the package {package}, which is not installed: pip install {package}"
+        )
+        return 2
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as exit_:  # argparse has printed help, version or what was wrong
@@ -80,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """The parser, and the commands it knows."""
     from aiobs_core.export import doctor as of_delivery
     from aiobs_core.pricing import commands as of_prices
     from aiobs_core.privacy import commands as of_privacy
@@ -121,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     of_top.add_commands(commands)
     of_delivery.add_commands(commands)
     _add_foreign_commands(commands)
-    return parser
+    return parser, commands.choices
 
 
 def _add_foreign_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:

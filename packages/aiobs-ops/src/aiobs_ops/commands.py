@@ -29,6 +29,12 @@ def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
         description="Print configuration (YAML) with which the OpenTelemetry Collector keeps the traces that a sampling policy "
         "keeps. Exit status: 0, or 1 if the policy has rules that the Collector cannot follow.",
     )
+    _add_options(sampling)
+    _add_second_tier(sampling)
+    sampling.set_defaults(run=_sampling)
+
+
+def _add_options(sampling: argparse.ArgumentParser) -> None:
     sampling.add_argument(
         "policy",
         nargs="?",
@@ -42,7 +48,9 @@ def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
         help="one Collector, the one that balances, or those that decide (default: single)",
     )
     sampling.add_argument(
-        "--endpoint", metavar="HOST:PORT", help="where kept spans go (default: localhost:4317)"
+        "--endpoint",
+        metavar="HOST:PORT",
+        help="where kept spans go, OTLP over gRPC; needed but for the first tier",
     )
     sampling.add_argument("--listen-host", metavar="HOST", help="what the receivers bind (default: 0.0.0.0)")
     sampling.add_argument("--insecure", action="store_true", help="send on without TLS")
@@ -52,6 +60,15 @@ def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
     sampling.add_argument(
         "--traces", dest="trace_count", type=int, metavar="N", help="undecided traces (default: 50000)"
     )
+    sampling.add_argument(
+        "--user-ids",
+        choices=("hash", "clear"),
+        help="form in which ids of users and tenants leave: by the hash key of the settings, or as they are",
+    )
+    sampling.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+
+
+def _add_second_tier(sampling: argparse.ArgumentParser) -> None:
     sampling.add_argument(
         "--sampler",
         action="append",
@@ -64,13 +81,6 @@ def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
         "--sampler-kubernetes", metavar="SERVICE", help="service.namespace of the second tier"
     )
     sampling.add_argument("--sampler-port", type=int, metavar="PORT", help="port of either (default: 4317)")
-    sampling.add_argument(
-        "--user-ids",
-        choices=("hash", "clear"),
-        help="form in which ids of users and tenants leave: by the hash key of the settings, or as they are",
-    )
-    sampling.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
-    sampling.set_defaults(run=_sampling)
 
 
 def _sampling(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,10 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aiobs_core._errors import all_made, did_you_mean
 
 if TYPE_CHECKING:
     from aiobs_core.sampling.facts import SpanFacts
@@ -108,15 +111,17 @@ def _quantile(value: object) -> float:
 def _table(value: object, accepted: Mapping[str, Callable[[object], Any]]) -> tuple[tuple[str, Any], ...]:
     if not isinstance(value, Mapping) or not value:
         raise ValueError(f"a table of {', '.join(accepted)}")
-    found = []
-    for name, given in value.items():
+
+    def entry(name: str, given: object) -> tuple[str, Any]:
         if name not in accepted:
-            raise ValueError(f"a table of {', '.join(accepted)}, without {name!r}")
+            near = did_you_mean(name, accepted)
+            raise ValueError(f"a table of {', '.join(accepted)}, without {name!r}{near}")
         try:
-            found.append((name, accepted[name](given)))
+            return name, accepted[name](given)
         except ValueError as error:
             raise ValueError(f"for {name} {error}") from None
-    return tuple(found)
+
+    return tuple(all_made(partial(entry, str(name), given) for name, given in value.items()))
 
 
 def _call(value: object) -> tuple[tuple[str, Any], ...]:
@@ -284,7 +289,7 @@ def condition_of(table: object, *, depth: int = 0) -> Condition:
         raise ValueError(f"expected a table of conditions such as {{ error = true }}, got {table!r}")
     if depth > _MAX_DEPTH:
         raise ValueError(f"expected conditions nested at most {_MAX_DEPTH} deep")
-    parts = tuple(_part_of(str(name), value, depth) for name, value in table.items())
+    parts = tuple(all_made(partial(_part_of, str(name), value, depth) for name, value in table.items()))
     if not parts:
         raise ValueError("expected a condition, got an empty table; leave `when` out to mean every trace")
     return parts[0] if len(parts) == 1 else All(parts)
@@ -296,16 +301,13 @@ def _part_of(name: str, value: object, depth: int) -> Condition:
     if name in _JOINTS:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise ValueError(f"{name}: expected a list of conditions, got {value!r}")
-        parts = tuple(condition_of(each, depth=depth + 1) for each in value)
+        parts = tuple(all_made(partial(condition_of, each, depth=depth + 1) for each in value))
         return All(parts) if name == "all" else AnyOf(parts)
     question = CHECKS.get(name)
     if question is None:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, [*CHECKS, *_JOINTS], n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        known = [*CHECKS, *_JOINTS]
         raise ValueError(
-            f"{name}: no such condition, expected one of {', '.join([*CHECKS, *_JOINTS])}{meant}"
+            f"{name}: no such condition, expected one of {', '.join(known)}{did_you_mean(name, known)}"
         )
     if value is False and question.parse in (_yes, _yes_or_patterns):
         return Not(Check(name, True))

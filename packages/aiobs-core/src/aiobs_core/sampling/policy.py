@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from aiobs_core.sampling.conditions import All, Check, Condition, condition_of
+from aiobs_core._errors import all_made, did_you_mean
+from aiobs_core.sampling.conditions import CHECKS, All, Check, Condition, condition_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,7 +94,7 @@ def policy_of(table: object, *, default_name: str = "custom") -> SamplingPolicy:
     if not 0 < len(table["rules"]) <= _MAX_RULES:
         raise ValueError(f"from 1 to {_MAX_RULES} rules, {len(table['rules'])} were given")
     mistakes = [
-        f"{name}: no such key, accepted: {', '.join(_POLICY_KEYS)}"
+        f"{name}: no such key, accepted: {', '.join(_POLICY_KEYS)}{did_you_mean(str(name), _POLICY_KEYS)}"
         for name in table
         if name not in _POLICY_KEYS
     ]
@@ -114,38 +116,66 @@ def policy_of(table: object, *, default_name: str = "custom") -> SamplingPolicy:
 def _rule_of(given: object, number: int) -> Rule:
     if not isinstance(given, Mapping):
         raise ValueError(f"expected a table with any of {', '.join(_RULE_KEYS)}, got {given!r}")
-    unknown = [str(key) for key in given if key not in _RULE_KEYS]
-    if unknown:
-        raise ValueError(
-            f"{unknown[0]}: no such key, accepted: {', '.join(_RULE_KEYS)} (conditions stand under `when`)"
-        )
-    when = EVERYTHING if given.get("when") is None else condition_of(given["when"])
-    per = given.get("per")
-    if per is not None and per not in GROUPS:
-        raise ValueError(f"per: expected one of {', '.join(GROUPS)}, got {per!r}")
-    if per is not None and "per_second" not in given:
-        raise ValueError("per: expected together with per_second, got it alone")
+    wrong = [_unknown(str(key)) for key in given if key not in _RULE_KEYS]
+    when, keep, rate, per, name = EVERYTHING, 1.0, None, None, None
+    try:
+        when, keep, rate, per, name = all_made(partial(read, given) for read in _READERS)
+    except ValueError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return Rule(name=name or _name_for(given, when, number), when=when, keep=keep, per_second=rate, per=per)
+
+
+def _unknown(key: str) -> str:
+    hint = " (conditions stand under `when`)" if key in CHECKS else did_you_mean(key, _RULE_KEYS)
+    return f"{key}: no such key, accepted: {', '.join(_RULE_KEYS)}{hint}"
+
+
+def _when(given: Mapping[str, Any]) -> Condition:
+    return EVERYTHING if given.get("when") is None else condition_of(given["when"])
+
+
+def _keep(given: Mapping[str, Any]) -> float:
     if "keep" in given and "per_second" in given:
         raise ValueError("keep, per_second: expected one of the two, got both")
+    return _between(given.get("keep", 1.0), "keep", 0, 1, "share")
+
+
+def _per_second(given: Mapping[str, Any]) -> float | None:
     rate = given.get("per_second")
-    return Rule(
-        name=_name_of(given, when, number),
-        when=when,
-        keep=1.0 if rate is not None else _between(given.get("keep", 1.0), "keep", 0, 1, "share"),
-        per_second=None if rate is None else _between(rate, "per_second", 1e-6, 1e6, "number of traces"),
-        per=per,
-    )
+    return None if rate is None else _between(rate, "per_second", 1e-6, 1e6, "number of traces")
 
 
-def _name_of(given: Mapping[str, Any], when: Condition, number: int) -> str:
+def _per(given: Mapping[str, Any]) -> str | None:
+    per = given.get("per")
+    if per is None:
+        return None
+    if per not in GROUPS:
+        raise ValueError(
+            f"per: expected one of {', '.join(GROUPS)}, got {per!r}{did_you_mean(str(per), GROUPS)}"
+        )
+    if "per_second" not in given:
+        raise ValueError("per: expected together with per_second, got it alone")
+    return str(per)
+
+
+def _name(given: Mapping[str, Any]) -> str | None:
     name = given.get("name")
     if name is None:
-        if when == EVERYTHING:
-            return "rate" if "per_second" in given else "ratio"
-        return when.name if isinstance(when, Check) else f"rule {number}"
+        return None
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS or not name.isprintable():
         raise ValueError(f"name: expected up to {_MAX_NAME_CHARS} printable characters, got {name!r}")
     return name
+
+
+_READERS: Final[tuple[Callable[[Mapping[str, Any]], Any], ...]] = (_when, _keep, _per_second, _per, _name)
+
+
+def _name_for(given: Mapping[str, Any], when: Condition, number: int) -> str:
+    if when == EVERYTHING:
+        return "rate" if "per_second" in given else "ratio"
+    return when.name if isinstance(when, Check) else f"rule {number}"
 
 
 def _between(value: object, name: str, low: float, high: float, what: str) -> float:
@@ -193,7 +223,7 @@ def read_policy(given: object) -> SamplingPolicy:
         return policy_of(_parsed(text, "it"))
     path = Path(text)
     if path.suffix.lower() != ".toml":
-        raise ValueError(_accepted())
+        raise ValueError(_accepted() + did_you_mean(text.lower(), PRESETS))
     try:
         path = path.expanduser()
         text = path.read_text(encoding="utf-8-sig")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,6 +19,12 @@ CONTRIB_VERSION: Final = "0.157"
 Tier = Literal["single", "1", "2"]
 """`single`: one Collector decides; `1`: sends all spans of a trace to the same one of the second tier; `2`: decides."""
 _CACHED_PER_TRACE: Final = 10  # decisions that are remembered for late spans
+_ENDPOINT: Final = re.compile(
+    r"(?:https?://|dns:///)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})"
+)
+_LISTENS_ON: Final = (4317, 4318)
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - compared with
 _WIDTH: Final = 100_000  # a condition stays on its line
 
 
@@ -26,7 +33,8 @@ class CollectorOptions:
     """What the configuration says besides the rules.
 
     Attributes:
-        endpoint: Where kept spans go, `host:port`, OTLP over gRPC.
+        endpoint: Where kept spans go over OTLP/gRPC: `host:port`, with `http://` (no TLS), `https://` or `dns:///` before it
+            if need be. The first tier needs none.
         listen_host: Address that the receivers bind: gRPC on port 4317, HTTP on 4318.
         insecure: Whether what is sent on goes without TLS.
         decision_wait_s: From a trace's first span to the decision, from 1 to 86,400.
@@ -38,7 +46,7 @@ class CollectorOptions:
         user_id_form: How ids of users and tenants leave the process; None: not known, and rules of them are refused.
     """
 
-    endpoint: str = "localhost:4317"
+    endpoint: str | None = None
     listen_host: str = "0.0.0.0"  # noqa: S104 - in a container there is no other way in
     insecure: bool = False
     decision_wait_s: int = 60
@@ -58,6 +66,25 @@ class CollectorOptions:
             raise AiobsError(
                 f"trace_count: expected traces from 1, got {self.trace_count}; nothing was written."
             )
+        if self.endpoint is not None:
+            _require_elsewhere(self.endpoint, self.listen_host)
+
+
+def _require_elsewhere(endpoint: str, listen_host: str) -> None:
+    """Refuse what the exporter cannot send to, and the Collector itself."""
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found is None or not 0 < int(found["port"]) < 1 << 16:
+        raise AiobsError(
+            "endpoint: expected host:port of a receiver of OTLP over gRPC, such as tempo:4317, with http://, https:// or dns:/// "
+            f"before it if need be, got {endpoint!r}; nothing was written."
+        )
+    host = found["host"]
+    is_here = host == listen_host or (host in _LOOPBACK and listen_host in _EVERYWHERE | _LOOPBACK)
+    if int(found["port"]) in _LISTENS_ON and (is_here or host in _EVERYWHERE):
+        raise AiobsError(
+            f"endpoint: {endpoint} is where this Collector itself listens ({listen_host}, ports 4317 and 4318), so it would send "
+            "each span to itself; expected the next receiver, such as tempo:4317. Nothing was written."
+        )
 
 
 def collector_config(
@@ -77,7 +104,7 @@ def collector_config(
 
     Raises:
         NotExpressibleError: If there are rules that the Collector cannot follow; names each of them.
-        AiobsError: If the first tier is not told where the second one is.
+        AiobsError: If the first tier is not told where the second one is, or another where spans go.
     """
     processors: dict[str, Any] = {
         "memory_limiter": {"check_interval": "1s", "limit_percentage": 80, "spike_limit_percentage": 20}
@@ -85,40 +112,41 @@ def collector_config(
     if tier == "1":
         exporters = {"load_balancing": _load_balancing(options)}
     else:
-        notes = [] if notes is None else notes
-        processors["tail_sampling"] = {
-            "decision_wait": f"{options.decision_wait_s}s",
-            "num_traces": options.trace_count,
-            "decision_cache": {
-                "sampled_cache_size": _CACHED_PER_TRACE * options.trace_count,
-                "non_sampled_cache_size": _CACHED_PER_TRACE * options.trace_count,
-            },
-            "policies": tail_sampling_policies(policy, user_id_form=options.user_id_form, notes=notes),
-        }
-        exporters = {"otlp_grpc": {"endpoint": options.endpoint, **_tls(options)}}
+        processors["tail_sampling"] = _tail_sampling(policy, options, [] if notes is None else notes)
+        exporters = {"otlp_grpc": _next_receiver(options)}
+    pipeline = {"receivers": ["otlp"], "processors": list(processors), "exporters": list(exporters)}
     config = {
-        "receivers": {
-            "otlp": {
-                "protocols": {
-                    "grpc": {"endpoint": f"{options.listen_host}:4317"},
-                    "http": {"endpoint": f"{options.listen_host}:4318"},
-                }
-            }
-        },
+        "receivers": {"otlp": {"protocols": _listening(options.listen_host)}},
         "processors": processors,
         "exporters": exporters,
-        "service": {
-            "pipelines": {
-                "traces": {
-                    "receivers": ["otlp"],
-                    "processors": list(processors),
-                    "exporters": list(exporters),
-                }
-            }
-        },
+        "service": {"pipelines": {"traces": pipeline}},
     }
     escaped: dict[str, Any] = _escaped(config)
     return escaped
+
+
+def _listening(host: str) -> dict[str, Any]:
+    grpc, http = _LISTENS_ON
+    return {"grpc": {"endpoint": f"{host}:{grpc}"}, "http": {"endpoint": f"{host}:{http}"}}
+
+
+def _tail_sampling(policy: SamplingPolicy, options: CollectorOptions, notes: list[str]) -> dict[str, Any]:
+    remembered = _CACHED_PER_TRACE * options.trace_count
+    return {
+        "decision_wait": f"{options.decision_wait_s}s",
+        "num_traces": options.trace_count,
+        "decision_cache": {"sampled_cache_size": remembered, "non_sampled_cache_size": remembered},
+        "policies": tail_sampling_policies(policy, user_id_form=options.user_id_form, notes=notes),
+    }
+
+
+def _next_receiver(options: CollectorOptions) -> dict[str, Any]:
+    if options.endpoint is None:
+        raise AiobsError(
+            "endpoint: expected host:port of the receiver that kept spans go on to (--endpoint tempo:4317), got none; nothing was "
+            "written."
+        )
+    return {"endpoint": options.endpoint, **_tls(options)}
 
 
 def _tls(options: CollectorOptions) -> dict[str, Any]:
