@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 def balance_metrics(counts: Counts) -> Sequence[FamilySnapshot]:
     """What became of spans, what waits, and what may have arrived twice."""
     states = {
-        "received": counts.received,
-        "sampled_out": counts.sampled_out,
-        "exported": counts.exported,
-        "stored": counts.stored,
+        names.RECEIVED: counts.received,
+        names.SAMPLED_OUT: counts.sampled_out,
+        names.EXPORTED: counts.exported,
+        names.STORED: counts.stored,
     }
     points = [Point(((names.STATE, state),), count) for state, count in states.items()]
     points += [
-        Point(((names.STATE, "dropped"), (names.REASON, reason)), count)
+        Point(((names.STATE, names.DROPPED), (names.REASON, reason)), count)
         for reason, count in counts.dropped.items()
     ]
     return [

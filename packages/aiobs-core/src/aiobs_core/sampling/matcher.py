@@ -22,6 +22,7 @@ from aiobs_core.sampling.conditions import (
 from aiobs_core.sampling.policy import FORCED, Rule, SamplingPolicy
 from aiobs_core.sampling.rates import Latencies, Rates
 from aiobs_core.sampling.threshold import RANDOM_VALUES, threshold_of
+from aiobs_core.semconv.metrics import NO_RULE
 
 if TYPE_CHECKING:
     from aiobs_core.sampling.conditions import Test
@@ -32,7 +33,6 @@ _SUMS: Final = {  # what a check by a sum asks of `Known`
     "cost_over_usd": attrgetter("cost_usd"),
     "latency_over_s": attrgetter("latency_s"),
 }
-_NO_RULE: Final = "no rule"
 _MAX_GROUP_CHARS: Final = 256
 _MAX_DRAWS: Final = 1_024
 
@@ -190,7 +190,7 @@ class Matcher:
                 best, threshold = ready.rule.name, given
             if not threshold:
                 break
-        reason = best or _NO_RULE
+        reason = best or NO_RULE
         draw = _Draw(threshold, Decision(False, reason, threshold), Decision(True, reason, threshold))
         if is_steady:
             if len(self._draws) >= _MAX_DRAWS:

@@ -30,7 +30,6 @@ _FAR: Final = 1 << 62
 _MAX_DECIDED: Final = 16_384
 _FREED_SHARE: Final = 0.1  # of the buffer at a time: the search for traces to give up has to be rare
 _VALUE_BYTES: Final = 120
-_PARENT: Final = "parent"
 
 
 class TailSampler:
@@ -255,7 +254,7 @@ class TailSampler:
             self.span_count += 1
             self.size_bytes += size_bytes
             if trace.upstream is not None:
-                self._settle(trace, Decision(True, _PARENT, trace.upstream), out)
+                self._settle(trace, Decision(True, names.UPSTREAM_RULE, trace.upstream), out)
             elif is_news and (certain := self._matcher.certain(trace.known)) is not None:  # type: ignore[arg-type]
                 self._settle(trace, certain, out)
             return
@@ -317,7 +316,7 @@ class TailSampler:
         key = (decision.is_kept, decision.reason)
         number = self._decisions.get(key)
         if number is None:
-            kept = "kept" if decision.is_kept else "dropped"
+            kept = names.KEPT if decision.is_kept else names.DROPPED
             attributes = ((names.DECISION, kept), (names.RULE, decision.reason))
             with self._meters.lock:
                 number = self._decisions[key] = self._meters.number(names.SAMPLING_DECISIONS, attributes)

@@ -19,6 +19,18 @@ OTHER: Final = "other"
 """The value of an attribute that has more values than its bound allows."""
 TOTAL: Final = "total"
 """The `stage` of a whole request: the first run of a trace in this process, from its start to its end."""
+KEPT: Final = "kept"
+DROPPED: Final = "dropped"
+"""Values of `decision`; the latter is one of `state`, too."""
+RECEIVED: Final = "received"
+SAMPLED_OUT: Final = "sampled_out"
+EXPORTED: Final = "exported"
+STORED: Final = "stored"
+"""The other values of `state`."""
+UPSTREAM_RULE: Final = "parent"
+"""The `rule`, and the reason on spans, of a trace that whoever called us has kept."""
+NO_RULE: Final = "no rule"
+"""The `rule` of a trace that no rule speaks of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +114,9 @@ LABELS: Final = {
     SIGNAL: "`spans`, `metrics` or `logs`",
     ATTRIBUTE: "Attribute whose values were too many",
     WORK: "Part of aiobs' own work",
-    DECISION: "`kept` or `dropped`",
-    RULE: "Rule of the sampling policy that decided",
-    STATE: "`received`, `sampled_out`, `exported`, `stored` or `dropped`",
+    DECISION: f"`{KEPT}` or `{DROPPED}`",
+    RULE: f"Rule of the sampling policy that decided; `{UPSTREAM_RULE}`: whoever called us has kept it; `{NO_RULE}`: none holds",
+    STATE: f"`{RECEIVED}`, `{SAMPLED_OUT}`, `{EXPORTED}`, `{STORED}` or `{DROPPED}`",
     REASON: "Why spans were dropped, such as `spool_full`; empty for other states",
 }
 """The attributes of `ai.agent.*` metrics, and what they say."""
