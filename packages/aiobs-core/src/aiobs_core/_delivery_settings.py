@@ -24,7 +24,7 @@ class DeliverySettings(LogSettings):
         values.count(1 << 20, 1 << 40),
         128 << 20,
         "AIOBS_SPOOL_MAX_BYTES",
-        "Size of the spool; beyond it the oldest spans are dropped and counted. In memory it holds at most 64 MiB and "
+        "Size of the spool, from 1 MiB to 1 TiB; beyond it the oldest spans are dropped and counted. In memory it holds at most 64 MiB and "
         "`AIOBS_QUEUE_SIZE` spans.",
     )
     spool_max_age_s: float = setting(
