@@ -27,12 +27,14 @@ from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from aiobs_core import cli
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
 from aiobs_core.export.grpc_receiver import grpc_target
 from aiobs_core.export.open_delivery import open_delivery
 from aiobs_core.export.otlp import open_exporter
+from aiobs_core.export.outbox_place import place_of
 from aiobs_core.export.tls import ClientTls, TlsFiles
 from aiobs_core.export.transport import open_transport
 from aiobs_testing.nginx import NginxFront, NginxNotInstalled, nginx_program
@@ -389,6 +391,40 @@ def test_the_wrong_certificate_is_refused_and_said_once(
         assert receiver.requests == []
     (warning,) = own_warnings(caplog)
     assert "refuse" in warning or "require" in warning
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(
+    ("server", "files", "kinds"),
+    [
+        ("server", {"ca": "other-ca"}, {"unknown_ca"}),
+        ("server-expired", {}, {"server_expired"}),
+        ("server", {"client": None}, NO_CERTIFICATE),
+        ("server", {"client": "client-expired"}, NOT_THIS_ONE | {"client_expired"}),
+    ],
+)
+def test_doctor_says_over_either_protocol_why_tls_failed(
+    make_span, capsys, tmp_path, pki, kind, protocol, server, files, kinds
+):
+    files = certificates(pki, **files)
+    environ = {f"OTEL_EXPORTER_OTLP_{name.upper()}": str(path) for name, path in files.items()}
+    with served(kind, pki, server) as (_, front):
+        settings = Settings(
+            otlp_endpoint=endpoint_of(front, protocol), otlp_protocol=protocol, spool=str(tmp_path)
+        )
+        health = Health()
+        delivery = open_delivery(settings, health, Resource({}), cwd=tmp_path, environ=environ)
+        health.balance.received += 1
+        delivery.export([make_span()])
+        assert not delivery.force_flush(1_500)
+        delivery.shutdown()
+        assert cli.main(["doctor", "--spool", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+    place = place_of(settings.otlp_endpoint)
+    assert any(f"last error: TLS: {each}, " in said for each in kinds), said
+    assert any(f"receiver {place}: TLS failed ({each}) " in said for each in kinds), said
+    assert "accepts connections" not in said
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

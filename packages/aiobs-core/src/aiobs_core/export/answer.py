@@ -8,6 +8,8 @@ from typing import Final, Literal
 FAR_S: Final = 1e9
 MAX_PAUSE_S: Final = 3_600.0
 """The longest that a receiver may ask to be left alone."""
+TLS_FAILED: Final = "TLS: "
+"""How the reason begins where either side refused the other's certificate; the kind of the refusal follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,11 @@ class Answer:
     rejected: int = 0
     after_s: float = 0.0
     may_have_arrived: bool = False
+
+
+def of_refusal(kind: str) -> Answer:
+    """TLS was refused by either side: the spans wait until that is mended, and none of them has left."""
+    return Answer(verdict="again", why=f"{TLS_FAILED}{kind}")
 
 
 def of_response(body: bytes) -> Answer:

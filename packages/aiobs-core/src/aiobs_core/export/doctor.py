@@ -17,6 +17,7 @@ from typing import Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core.cli import SubParsers, _print_json, _safe
+from aiobs_core.export.answer import TLS_FAILED
 from aiobs_core.export.outbox_file import FILE_NAME, lives, open_existing
 from aiobs_core.export.outbox_place import outbox_folder
 
@@ -40,6 +41,7 @@ class Account:
         dropped: By reason.
         error: What went wrong last when it sent: class or status.
         error_age_s: How long ago.
+        oldest_age_s: For how long the oldest of its spans has been waiting.
     """
 
     process: str
@@ -54,6 +56,7 @@ class Account:
     dropped: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     error_age_s: float | None = None
+    oldest_age_s: float | None = None
 
     @property
     def unexplained(self) -> int:
@@ -138,25 +141,31 @@ def examine(path: Path, *, now_s: float) -> Findings:
     """
     with closing(open_existing(path)) as db:
         db.execute("BEGIN")  # all at one instant
-        waiting = dict(map(tuple, db.execute("SELECT process, count(*) FROM spans GROUP BY process")))
-        (oldest_s,) = db.execute("SELECT min(at_s) FROM spans").fetchone()
+        waiting = {
+            process: (count, max(now_s - oldest_s, 0.0))
+            for process, count, oldest_s in db.execute(
+                "SELECT process, count(*), min(at_s) FROM spans GROUP BY process"
+            )
+        }
         lost: dict[int, dict[str, int]] = {}
         for process, reason, count in db.execute("SELECT process, reason, spans FROM losses"):
             lost.setdefault(process, {})[reason] = count
         accounts = [
-            _account(row, waiting.get(row["id"], 0), lost.get(row["id"], {}), now_s)
+            _account(row, waiting.get(row["id"], (0, None)), lost.get(row["id"], {}), now_s)
             for row in db.execute("SELECT * FROM processes ORDER BY started_s, id")
         ]
         db.execute("ROLLBACK")
     return Findings(
         path=str(path),
         size_bytes=path.stat().st_size,
-        oldest_age_s=None if oldest_s is None else max(now_s - oldest_s, 0.0),
+        oldest_age_s=max((age_s for _, age_s in waiting.values()), default=None),
         accounts=accounts,
     )
 
 
-def _account(row: sqlite3.Row, waiting: int, lost: Mapping[str, int], now_s: float) -> Account:
+def _account(
+    row: sqlite3.Row, waiting: tuple[int, float | None], lost: Mapping[str, int], now_s: float
+) -> Account:
     alive = False if row["ended"] else lives(row["pid"], row["host"], row["born"])
     state = {True: "runs", False: "ended", None: "elsewhere"}[alive]
     held, dropped = int(row["held"]), {reason: count for reason, count in lost.items() if count}
@@ -168,7 +177,8 @@ def _account(row: sqlite3.Row, waiting: int, lost: Mapping[str, int], now_s: flo
         receiver=row["place"],
         received=row["received"],
         exported=row["exported"] + row["direct"],
-        waiting=waiting,
+        waiting=waiting[0],
+        oldest_age_s=waiting[1],
         held=held,
         sampled_out=row["sampled_out"],
         repeated=row["repeated"],
@@ -194,18 +204,37 @@ def _lines(found: Findings) -> Iterator[str]:
         yield f"dropped: {count} {reason}"
     if found.oldest_age_s is not None:
         yield f"the oldest waiting span waits for {duration_text(int(found.oldest_age_s * 1e9))}"
-    last = min(
-        (each for each in found.accounts if each.error),
-        key=lambda each: each.error_age_s or 0.0,
-        default=None,
-    )
+    last = min((each for each in found.accounts if each.error), key=_error_age_s, default=None)
     if last is not None:
-        age = duration_text(int((last.error_age_s or 0.0) * 1e9))
+        age = duration_text(int(_error_age_s(last) * 1e9))
         yield f"last error: {last.error}, {age} ago (process {last.process})"
     for receiver in sorted({each.receiver for each in found.accounts if each.waiting}):
-        if (answer := _reachable(receiver)) is not None:
-            yield f"receiver {receiver}: {'accepts connections' if answer else 'does not accept connections'}"
+        yield from _receiver_line(receiver, [each for each in found.accounts if each.receiver == receiver])
     yield _sum_line(total)
+
+
+def _receiver_line(receiver: str, accounts: Sequence[Account]) -> Iterator[str]:
+    from aiobs_core.export._text import duration_text
+
+    last = min((each for each in accounts if each.error), key=_error_age_s, default=None)
+    oldest_age_s = max(each.oldest_age_s or 0.0 for each in accounts)
+    if last is not None and _is_of_tls(last.error or "") and _error_age_s(last) <= oldest_age_s:
+        age = duration_text(int(_error_age_s(last) * 1e9))
+        reason = (last.error or "").removeprefix(TLS_FAILED)
+        # That the port is open says nothing then.
+        yield f"receiver {receiver}: TLS failed ({reason}) {age} ago; spans wait until certificates are mended"
+    elif (answer := _reachable(receiver)) is not None:
+        yield f"receiver {receiver}: {'accepts connections' if answer else 'does not accept connections'}"
+
+
+def _is_of_tls(error: str) -> bool:
+    from aiobs_core.export.tls import UNUSABLE
+
+    return error.startswith((TLS_FAILED, UNUSABLE))
+
+
+def _error_age_s(account: Account) -> float:
+    return account.error_age_s or 0.0
 
 
 def _cells(account: Account) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _MAX_HOLD_S: Final = 5.0
+UNUSABLE: Final = "the certificates for OTLP cannot be used"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,47 +150,56 @@ class ClientTls:
             OSError: If there is no connection at all.
         """
         version, context = self.version, self.context()
-        if (
-            self._refused is not None
-            and self._refused_version == version
-            and self._clock() < self._hold_until_s
-        ):
-            raise TlsRefused(self._refused.refusal)
+        held = self._refused if self._refused_version == version else None
+        if held is not None and self._clock() < self._hold_until_s:
+            raise TlsRefused(held.refusal)
         try:
-            try_handshake(
-                context,
-                host,
-                port,
-                minimum=self._minimum,
-                timeout_s=timeout_s,
-                over_grpc=self._over_grpc,
-                has_certificate=bool(self._files.certificate),
-                proxy=proxy,
-            )
+            self._try_handshake(context, host, port, timeout_s=timeout_s, proxy=proxy)
             if has_failed and self._over_grpc:
                 ask_front(context, host, port, timeout_s=timeout_s, proxy=proxy)
         except TlsRefused as refused:
-            self._refused, self._refused_version = refused, version
-            self._hold_until_s = self._clock() + self._hold_s
-            self._hold_s = min(self._hold_s * 2, _MAX_HOLD_S)
+            self._hold(refused, version)
             self.tell(refused)
             raise
         self._refused, self._hold_s = None, 1.0
 
-    def explain(self, error: BaseException, *, host: str, port: int) -> None:
+    def _try_handshake(
+        self, context: ssl.SSLContext, host: str, port: int, *, timeout_s: float, proxy: str
+    ) -> None:
+        try_handshake(
+            context,
+            host,
+            port,
+            minimum=self._minimum,
+            timeout_s=timeout_s,
+            over_grpc=self._over_grpc,
+            has_certificate=bool(self._files.certificate),
+            proxy=proxy,
+        )
+
+    def _hold(self, refused: TlsRefused, version: int) -> None:
+        self._refused, self._refused_version = refused, version
+        self._hold_until_s = self._clock() + self._hold_s
+        self._hold_s = min(self._hold_s * 2, _MAX_HOLD_S)
+
+    def explain(self, error: BaseException, *, host: str, port: int) -> TlsRefused | None:
         """Tell why a connection over HTTP has failed, if it was for TLS; also looks at the files again, next time."""
         self._loaded.look_again()
         of_tls = tls_error_in(error)
         if of_tls is not None:
-            self.tell(TlsRefused(refusal_of(of_tls, minimum=self._minimum)))
-            return
+            refused = TlsRefused(refusal_of(of_tls, minimum=self._minimum))
+            self.tell(refused)
+            return refused
         if not is_broken_off(error):
-            return
+            return None
         # What a TLS 1.3 receiver says of our certificate is lost where it closes the connection before we have sent all.
         try:
             self.check_receiver(host, port, timeout_s=1.0)
+        except TlsRefused as refused:
+            return refused
         except (AiobsError, OSError):
-            return
+            return None
+        return None
 
     def tell(self, refused: TlsRefused) -> None:
         """Count a refusal, and warn of the first of its kind."""
@@ -209,7 +219,7 @@ class ClientTls:
         try:
             return self._loaded.get()
         except (OSError, ValueError) as error:
-            raise AiobsError(f"the certificates for OTLP cannot be used ({reason_of(error)})") from error
+            raise AiobsError(f"{UNUSABLE} ({reason_of(error)})") from error
 
     def _load(self) -> _Loaded:
         files = self._files
