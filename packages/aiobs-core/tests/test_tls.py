@@ -673,7 +673,7 @@ def test_certificates_that_come_after_the_start_are_used(tmp_path, pki, protocol
     """As of a Vault agent that is slower than the application."""
     files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
     with served("receiver", pki) as (_, server):
-        with pytest.raises(AiobsError, match="No such file"):
+        with pytest.raises(AiobsError, match=f"No such file or directory: {tmp_path}"):
             outgoing(endpoint_of(server, protocol), protocol, **files)
         copy_pair(pki, "client", tmp_path)
         with outgoing(endpoint_of(server, protocol), protocol, **files) as out:

@@ -243,9 +243,7 @@ class ClientTls:
         else:
             context.load_verify_locations(cadata=ca_pem.decode("ascii", "ignore"))
         if files.certificate:
-            # With an empty password: without one, OpenSSL asks the terminal for that of an encrypted key, and waits.
-            key = _path(files.key) if files.key else None
-            context.load_cert_chain(_path(files.certificate), key, password=password)
+            load_pair(context, files.certificate, files.key, password=password)
         return _Loaded(
             context=context,
             ca_pem=ca_pem,
@@ -259,6 +257,29 @@ class ClientTls:
             f"aiobs: the certificates for OTLP have changed and cannot be used ({reason_of(error)}); going on with those "
             "known before, and looking again each second.",
         )
+
+
+def load_pair(context: ssl.SSLContext, certificate: str, key: str, *, password: str | None = "") -> None:
+    """Load a certificate and its key, which may be in the same file: then `key` is empty.
+
+    Raises:
+        OSError: If a file cannot be read; with its name.
+        ssl.SSLError: If they are no pair, or the password is another.
+    """
+    pair = readable(certificate), readable(key) if key else None
+    # With an empty password: with None, OpenSSL asks the terminal for that of an encrypted key, and waits.
+    context.load_cert_chain(*pair, password=password)
+
+
+def readable(name: str) -> Path:
+    """A file that can be opened now: OpenSSL's errors do not name the one that cannot.
+
+    Raises:
+        OSError: If it cannot; with its name.
+    """
+    path = _path(name)
+    with path.open("rb"):
+        return path
 
 
 def reason_of(error: Exception) -> str:
