@@ -248,6 +248,26 @@ def test_an_answer_that_drips_holds_up_nothing_for_longer_than_the_timeout(deliv
     assert built.counts.exported == 1
 
 
+def test_an_outage_that_is_over_is_said_once_all_that_waited_has_left(caplog, delivery, make_span):
+    caplog.set_level(logging.INFO, "aiobs")
+    with Faulty() as receiver:
+        receiver.stop()
+        built = delivery(receiver.endpoint)
+        for _ in range(3):
+            built.give([make_span() for _ in range(400)])
+        assert not built.delivery.force_flush(200)
+        receiver.start()
+        assert built.flush()
+        wait_until(lambda: "delivered again" in caplog.text)
+        built.give([make_span()])
+        assert built.flush()
+    unreachable, over = [record.getMessage() for record in caplog.records]
+    assert "took no spans" in unreachable
+    assert over.startswith("aiobs: spans are delivered again after ")
+    assert over.endswith("; 1200 that had waited were sent.")
+    assert str(receiver.port) not in over
+
+
 @pytest.mark.parametrize("with_spool", [True, False])
 def test_a_receiver_that_goes_away_in_the_middle_misses_nothing(delivery, make_span, tmp_path, with_spool):
     spans = [make_span() for _ in range(1_500)]

@@ -31,6 +31,7 @@ from aiobs_core import cli
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
+from aiobs_core.export.courier import Pace
 from aiobs_core.export.grpc_receiver import grpc_target
 from aiobs_core.export.open_delivery import open_delivery
 from aiobs_core.export.otlp import open_exporter
@@ -584,6 +585,47 @@ def test_spans_wait_for_the_right_certificate_and_arrive_once(
         assert (counts.exported, counts.waiting, dict(counts.dropped), counts.unexplained) == (600, 0, {}, 0)
         arrived = sorted(span["span_id"] for span in receiver.spans)
     assert arrived == sorted(f"{span.context.span_id:016x}" for span in spans)
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("wrong", ["client-expired", "none"])
+def test_a_pause_ends_when_the_certificates_are_mended(
+    caplog, make_span, monkeypatch, tmp_path, pki, kind, protocol, wrong
+):
+    caplog.set_level(logging.INFO, "aiobs")
+    monkeypatch.setattr(Pace, "pause_s", lambda *_: 600.0)
+    if wrong != "none":
+        copy_pair(pki, wrong, tmp_path)
+    files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
+    environ = {f"OTEL_EXPORTER_OTLP_{name.upper()}": str(path) for name, path in files.items()}
+    with served(kind, pki) as (receiver, server):
+        settings = Settings(
+            otlp_endpoint=endpoint_of(server, protocol), otlp_protocol=protocol, spool=str(tmp_path / "spool")
+        )
+        delivery = open_delivery(settings, Health(), Resource({}), cwd=tmp_path, environ=environ)
+        delivery.export([make_span() for _ in range(3)])
+        assert wait_until(lambda: "tried again" in caplog.text or "sent again" in caplog.text)
+        copy_pair(pki, "client", tmp_path)
+        assert wait_until(lambda: len(receiver.spans) == 3)
+        assert wait_until(lambda: "delivered again" in caplog.text)
+        delivery.shutdown()
+    said = [each.getMessage() for each in caplog.records]
+    if wrong == "none":
+        assert (
+            f"no spans can be sent (the certificates for OTLP cannot be used (No such file or directory: {tmp_path}"
+            in said[0]
+        )
+        assert "receiver" not in said[0]
+    assert said[-1].startswith("aiobs: spans are delivered again after ")
+    assert said[-1].endswith("; 3 that had waited were sent.")
+
+
+def wait_until(holds):
+    deadline_s = time.monotonic() + WITHIN_S
+    while not (held := holds()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return held
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -22,6 +22,7 @@ class Answer:
         rejected: Of a request that was sent: spans that the receiver did not take.
         after_s: Seconds that the receiver wants to be left alone.
         may_have_arrived: Of `again`: whether the receiver may have taken the spans although it did not say so.
+        is_ours: Of `again`: whether it failed on this side, such as for a file that is not there.
     """
 
     verdict: Literal["sent", "again", "split", "refused"]
@@ -29,6 +30,7 @@ class Answer:
     rejected: int = 0
     after_s: float = 0.0
     may_have_arrived: bool = False
+    is_ours: bool = False
 
 
 def of_refusal(kind: str) -> Answer:

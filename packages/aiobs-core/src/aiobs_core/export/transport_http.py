@@ -78,7 +78,7 @@ class HttpTransport:
         except requests.RequestException as error:
             return Answer(verdict="again", why=_class_of(error), may_have_arrived=not _never_connected(error))
         except OSError as error:  # a certificate file that is not there
-            return Answer(verdict="again", why=type(error).__name__)
+            return Answer(verdict="again", why=type(error).__name__, is_ours=True)
 
     def close(self) -> None:
         self._session.close()
