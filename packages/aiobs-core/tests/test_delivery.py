@@ -21,6 +21,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from aiobs_core import cli
 from aiobs_core._balance import before_delivery
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
@@ -684,7 +685,7 @@ def test_a_folder_that_cannot_be_written_means_no_spool_and_no_error(
 
 @pytest.mark.parametrize("page", ["header", "first", "middle", "last"])
 def test_a_damaged_spool_is_moved_aside_and_what_can_be_read_of_it_arrives(
-    delivery, make_span, tmp_path, page
+    caplog, delivery, make_span, tmp_path, page
 ):
     spans = [make_span(attributes={"text": "x" * 500}) for _ in range(500)]
     folder = tmp_path / "outbox"
@@ -719,6 +720,8 @@ def test_a_damaged_spool_is_moved_aside_and_what_can_be_read_of_it_arrives(
         assert second.health.counts().get("spans.dropped", 0) == lost
     if page in ("middle", "last"):
         assert lost < 100
+    (said,) = [each for each in caplog.messages if "damaged" in each]
+    assert ("how many are lost is not known" if page == "header" else f"{lost} are lost") in said
     assert len(list(folder.glob("outbox.db.damaged-????????"))) == 1
 
 
@@ -946,7 +949,7 @@ def test_a_transport_that_raises_ends_nothing(delivery, make_span):
     assert built.counts.exported == 5
 
 
-def test_a_span_that_comes_twice_leaves_once(delivery, make_span):
+def test_a_span_that_comes_twice_leaves_once_and_is_not_lost(caplog, capsys, delivery, make_span, tmp_path):
     span = make_span()
     with Faulty() as receiver:
         receiver.stop()
@@ -957,6 +960,12 @@ def test_a_span_that_comes_twice_leaves_once(delivery, make_span):
         assert built.flush()
     assert len(receiver.keys) == 2
     assert built.counts.dropped == {"duplicate": 1}
+    assert "spans.dropped" not in built.health.counts()
+    (said,) = [each for each in caplog.messages if "twice" in each]
+    assert "aiobs: 1 span came twice and leaves once; nothing is lost" in said
+    built.delivery.shutdown()
+    assert cli.main(["doctor", "--spool", str(tmp_path / "outbox")]) == 0
+    assert "dropped: 1 duplicate (came twice, sent once: nothing is lost)" in capsys.readouterr().out
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

@@ -117,8 +117,14 @@ class Delivery(SpanExporter):
 
     def _report(self, lost: Mapping[str, int]) -> None:
         for reason, count in lost.items():
-            why = "they came twice" if reason == DUPLICATE else "the oldest give way (AIOBS_SPOOL_MAX_BYTES)"
-            self._lose(reason, why, count)
+            if reason == DUPLICATE:
+                self._health.problem(
+                    f"otlp.{DUPLICATE}",
+                    f"aiobs: {count} {'span' if count == 1 else 'spans'} came twice and "
+                    f"{'leaves' if count == 1 else 'leave'} once; nothing is lost. Further ones are only counted.",
+                )
+            else:
+                self._lose(reason, "the oldest give way (AIOBS_SPOOL_MAX_BYTES)", count)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until what this process has put was delivered; False if that was not in time. Nothing is lost by it."""

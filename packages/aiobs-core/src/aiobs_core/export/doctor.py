@@ -18,6 +18,7 @@ from typing import Final
 from aiobs_core._errors import AiobsError
 from aiobs_core.cli import SubParsers, _print_json, _safe
 from aiobs_core.export.answer import TLS_FAILED
+from aiobs_core.export.outbox import DUPLICATE
 from aiobs_core.export.outbox_file import FILE_NAME, lives, open_existing
 from aiobs_core.export.outbox_place import outbox_folder
 
@@ -201,7 +202,8 @@ def _lines(found: Findings) -> Iterator[str]:
         cells = [cell.ljust(width) if i < 3 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         yield "  ".join(cells).rstrip()
     for reason, count in sorted(total.dropped.items()):
-        yield f"dropped: {count} {reason}"
+        note = " (came twice, sent once: nothing is lost)" if reason == DUPLICATE else ""
+        yield f"dropped: {count} {reason}{note}"
     if found.oldest_age_s is not None:
         yield f"the oldest waiting span waits for {duration_text(int(found.oldest_age_s * 1e9))}"
     last = min((each for each in found.accounts if each.error), key=_error_age_s, default=None)
