@@ -852,6 +852,23 @@ def test_what_was_left_for_a_receiver_that_nobody_uses_any_more_expires(make_spa
     mine.close()
 
 
+def test_processes_that_were_killed_are_folded_as_those_that_ended(tmp_path):
+    for number in range(120):
+        dead = neighbour(tmp_path, host=myself()[1])  # and process 1 began at another time
+        dead.tell(Tally(received=1, sampled_out=1))
+        dead.close() if number % 4 else dead.leave()
+    mine = neighbour(tmp_path, host="here")
+    Neighbours(mine).tidy()
+    found = examine(tmp_path / "outbox.db", now_s=time.time())
+    assert (found.total.received, found.total.sampled_out, found.total.unexplained) == (120, 120, 0)
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+        assert (
+            db.execute("SELECT count(*) FROM processes").fetchone()[0] == 102
+        )  # 100, one for the rest, and mine
+    assert {account.process for account in found.accounts} == {"-", "100 ended", "1 (elsewhere)"}
+    mine.close()
+
+
 def test_a_rescue_that_is_interrupted_is_finished_by_the_next_process(
     delivery, make_span, monkeypatch, tmp_path
 ):

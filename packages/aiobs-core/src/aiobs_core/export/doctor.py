@@ -9,9 +9,10 @@ import socket
 import sqlite3
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -67,6 +68,15 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """Spans that wait for a receiver that no process sends to now."""
+
+    service: str
+    receiver: str
+    spans: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """What the spool says."""
 
@@ -74,19 +84,35 @@ class Findings:
     size_bytes: int
     oldest_age_s: float | None
     accounts: Sequence[Account]
+    left: Sequence[Left] = ()
 
     @property
     def total(self) -> Account:
         """All processes together."""
-        dropped: dict[str, int] = {}
-        for account in self.accounts:
-            for reason, count in account.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + count
-        sums = {
-            name: sum(getattr(account, name) for account in self.accounts)
-            for name in ("received", "exported", "waiting", "held", "sampled_out", "repeated")
-        }
-        return Account(process="total", service="", receiver="", dropped=dropped, **sums)
+        return replace(
+            _together(self.accounts, process="total"), service="", receiver="", error=None, error_age_s=None
+        )
+
+
+def _together(accounts: Sequence[Account], *, process: str) -> Account:
+    """The accounts of some processes as one, which is of the service and receiver of the first."""
+    dropped: Counter[str] = Counter()
+    for account in accounts:
+        dropped.update(account.dropped)
+    sums = {
+        name: sum(getattr(account, name) for account in accounts)
+        for name in ("received", "exported", "waiting", "held", "sampled_out", "repeated")
+    }
+    failed = min((each for each in accounts if each.error), key=_error_age_s, default=None)
+    return Account(
+        process=process,
+        service=accounts[0].service if accounts else "",
+        receiver=accounts[0].receiver if accounts else "",
+        dropped=dict(dropped),
+        error=None if failed is None else failed.error,
+        error_age_s=None if failed is None else failed.error_age_s,
+        **sums,
+    )
 
 
 def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
@@ -155,13 +181,37 @@ def examine(path: Path, *, now_s: float) -> Findings:
             _account(row, waiting.get(row["id"], (0, None)), lost.get(row["id"], {}), now_s)
             for row in db.execute("SELECT * FROM processes ORDER BY started_s, id")
         ]
+        left = _left(db)
         db.execute("ROLLBACK")
     return Findings(
         path=str(path),
         size_bytes=path.stat().st_size,
         oldest_age_s=max((age_s for _, age_s in waiting.values()), default=None),
-        accounts=accounts,
+        accounts=_folded(accounts),
+        left=left,
     )
+
+
+def _left(db: sqlite3.Connection) -> list[Left]:
+    senders = db.execute("SELECT destination, pid, host, born FROM processes WHERE NOT ended").fetchall()
+    served = {destination for destination, *who in senders if lives(*who) is not False}
+    waiting = db.execute(
+        "SELECT destination, service, place, count(*) FROM spans JOIN processes ON processes.id = sender "
+        "GROUP BY destination ORDER BY service, place"
+    ).fetchall()
+    return [Left(service=row[1], receiver=row[2], spans=row[3]) for row in waiting if row[0] not in served]
+
+
+def _folded(accounts: Sequence[Account]) -> list[Account]:
+    """Those that are over as one for each destination: every process and every reload of settings leaves another."""
+    groups: dict[object, list[Account]] = {}
+    for account in accounts:
+        is_over = account.process.endswith("(ended)") and not account.waiting and not account.unexplained
+        groups.setdefault((account.service, account.receiver) if is_over else id(account), []).append(account)
+    return [
+        group[0] if len(group) == 1 else _together(group, process=f"{len(group)} ended")
+        for group in groups.values()
+    ]
 
 
 def _account(
@@ -212,6 +262,7 @@ def _lines(found: Findings) -> Iterator[str]:
         yield f"last error: {last.error}, {age} ago (process {last.process})"
     for receiver in sorted({each.receiver for each in found.accounts if each.waiting}):
         yield from _receiver_line(receiver, [each for each in found.accounts if each.receiver == receiver])
+    yield from map(_left_line, found.left)
     yield _sum_line(total)
 
 
@@ -227,6 +278,15 @@ def _receiver_line(receiver: str, accounts: Sequence[Account]) -> Iterator[str]:
         yield f"receiver {receiver}: TLS failed ({reason}) {age} ago; spans wait until certificates are mended"
     elif (answer := _reachable(receiver)) is not None:
         yield f"receiver {receiver}: {'accepts connections' if answer else 'does not accept connections'}"
+
+
+def _left_line(left: Left) -> str:
+    spans, wait = ("span", "waits") if left.spans == 1 else ("spans", "wait")
+    return (
+        f"{left.spans} {spans} of {left.service or 'no service'} {wait} for {left.receiver}, and no process sends there now: "
+        "start one of that service with the same endpoint and names of headers, or delete them with `aiobs erase`; once "
+        "older than AIOBS_SPOOL_MAX_AGE_S they expire when another process uses this spool"
+    )
 
 
 def _is_of_tls(error: str) -> bool:
