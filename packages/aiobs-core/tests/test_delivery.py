@@ -1020,6 +1020,59 @@ def test_a_dead_receiver_holds_up_no_shutdown_and_the_next_process_delivers(
 def test_where_no_thread_can_be_started_a_receiver_that_hangs_holds_up_no_shutdown(
     delivery, make_span, monkeypatch
 ):
+    refuse_threads(monkeypatch)
+    with Faulty("hang") as receiver:
+        built = delivery(receiver.endpoint, environ={"OTEL_EXPORTER_OTLP_TIMEOUT": "20"}, timeout_s=1.0)
+        built.give([make_span()])
+        began = time.monotonic()
+        built.delivery.shutdown()
+        assert time.monotonic() - began < 10.0  # a half of what the request might take
+        assert built.counts.waiting == 1
+        receiver.open.set()
+
+
+@pytest.mark.parametrize("has_threads", [True, False])
+def test_the_end_of_a_short_process_delivers_what_others_left_while_there_is_time(
+    delivery, make_span, monkeypatch, tmp_path, has_threads
+):
+    left = [make_span() for _ in range(6_000)]  # more than is taken over at once
+    with Faulty() as receiver:
+        receiver.stop()
+        first = delivery(receiver.endpoint, starts=False)
+        fill(first, left, 500)
+        first.boxes.close(is_idle=True)
+        first.delivery.start_afresh()
+        receiver.start()
+        if not has_threads:
+            refuse_threads(monkeypatch)
+        short = delivery(receiver.endpoint, starts=False, timeout_s=PATIENCE_S)
+        own = [make_span() for _ in range(3)]
+        short.give(own)
+        short.delivery.shutdown()
+        assert waiting_in(tmp_path / "outbox") == 0
+        assert Counter(receiver.keys) == keys_of(left + own)
+        assert short.counts.exported == 3
+
+
+def test_what_others_left_holds_up_no_shutdown_for_longer_than_its_limit(delivery, make_span, tmp_path):
+    with Faulty() as receiver:
+        receiver.stop()
+        first = delivery(receiver.endpoint, starts=False)
+        fill(first, [make_span() for _ in range(2_000)], 500)
+        first.boxes.close(is_idle=True)
+        first.delivery.start_afresh()
+        receiver.faults += [200, "hang", "hang", "hang"]
+        receiver.start()
+        short = delivery(receiver.endpoint, environ={"OTEL_EXPORTER_OTLP_TIMEOUT": "30"}, starts=False)
+        short.give([make_span()])
+        began = time.monotonic()
+        short.delivery.shutdown()
+        assert time.monotonic() - began < 10.0  # a third of what the request might take
+        assert waiting_in(tmp_path / "outbox") >= 1_000
+        receiver.open.set()
+
+
+def refuse_threads(monkeypatch):
     """As in the exit handlers of Python 3.12 and later."""
     start = threading.Thread.start
 
@@ -1029,14 +1082,6 @@ def test_where_no_thread_can_be_started_a_receiver_that_hangs_holds_up_no_shutdo
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with Faulty("hang") as receiver:
-        built = delivery(receiver.endpoint, environ={"OTEL_EXPORTER_OTLP_TIMEOUT": "20"}, timeout_s=1.0)
-        built.give([make_span()])
-        began = time.monotonic()
-        built.delivery.shutdown()
-        assert time.monotonic() - began < 10.0  # a half of what the request might take
-        assert built.counts.waiting == 1
-        receiver.open.set()
 
 
 def test_spans_after_shutdown_are_counted(delivery, make_span):

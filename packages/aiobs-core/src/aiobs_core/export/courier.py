@@ -138,6 +138,10 @@ class Courier:
         self._not_before_s = self._asked_for_s
         self._failures = 0
 
+    def look_around(self) -> None:
+        """See with the next step what dead processes have left, though it was looked for a moment ago."""
+        self._adopt_at_s = self._clock_s()
+
     def step(self, *, own: bool = False, within_s: float = FAR_S) -> float:
         """Send one batch, if one waits and it is time.
 
