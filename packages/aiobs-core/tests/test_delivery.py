@@ -21,6 +21,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from aiobs_core import cli
 from aiobs_core._accounts import Accounts
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
@@ -249,6 +250,26 @@ def test_an_answer_that_drips_holds_up_nothing_for_longer_than_the_timeout(deliv
         assert time.monotonic() - began < 15.0  # a half of what it would take
         receiver.open.set()
     assert built.counts.exported == 1
+
+
+def test_an_outage_that_is_over_is_said_once_all_that_waited_has_left(caplog, delivery, make_span):
+    caplog.set_level(logging.INFO, "aiobs")
+    with Faulty() as receiver:
+        receiver.stop()
+        built = delivery(receiver.endpoint)
+        for _ in range(3):
+            built.give([make_span() for _ in range(400)])
+        assert not built.delivery.force_flush(200)
+        receiver.start()
+        assert built.flush()
+        wait_until(lambda: "delivered again" in caplog.text)
+        built.give([make_span()])
+        assert built.flush()
+    unreachable, over = [record.getMessage() for record in caplog.records]
+    assert "took no spans" in unreachable
+    assert over.startswith("aiobs: spans are delivered again after ")
+    assert over.endswith("; 1200 that had waited were sent.")
+    assert str(receiver.port) not in over
 
 
 @pytest.mark.parametrize("with_spool", [True, False])
@@ -667,7 +688,7 @@ def test_a_folder_that_cannot_be_written_means_no_spool_and_no_error(
 
 @pytest.mark.parametrize("page", ["header", "first", "middle", "last"])
 def test_a_damaged_spool_is_moved_aside_and_what_can_be_read_of_it_arrives(
-    delivery, make_span, tmp_path, page
+    caplog, delivery, make_span, tmp_path, page
 ):
     spans = [make_span(attributes={"text": "x" * 500}) for _ in range(500)]
     folder = tmp_path / "outbox"
@@ -702,6 +723,8 @@ def test_a_damaged_spool_is_moved_aside_and_what_can_be_read_of_it_arrives(
         assert second.health.counts().get("spans.dropped", 0) == lost
     if page in ("middle", "last"):
         assert lost < 100
+    (said,) = [each for each in caplog.messages if "damaged" in each]
+    assert ("how many are lost is not known" if page == "header" else f"{lost} are lost") in said
     assert len(list(folder.glob("outbox.db.damaged-????????"))) == 1
 
 
@@ -832,6 +855,23 @@ def test_what_was_left_for_a_receiver_that_nobody_uses_any_more_expires(make_spa
     mine.close()
 
 
+def test_processes_that_were_killed_are_folded_as_those_that_ended(tmp_path):
+    for number in range(120):
+        dead = neighbour(tmp_path, host=myself()[1])  # and process 1 began at another time
+        dead.tell(Tally(received=1, sampled_out=1))
+        dead.close() if number % 4 else dead.leave()
+    mine = neighbour(tmp_path, host="here")
+    Neighbours(mine).tidy()
+    found = examine(tmp_path / "outbox.db", now_s=time.time())
+    assert (found.total.received, found.total.sampled_out, found.total.unexplained) == (120, 120, 0)
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+        assert (
+            db.execute("SELECT count(*) FROM processes").fetchone()[0] == 102
+        )  # 100, one for the rest, and mine
+    assert {account.process for account in found.accounts} == {"-", "100 ended", "1 (elsewhere)"}
+    mine.close()
+
+
 def test_a_rescue_that_is_interrupted_is_finished_by_the_next_process(
     delivery, make_span, monkeypatch, tmp_path
 ):
@@ -929,7 +969,7 @@ def test_a_transport_that_raises_ends_nothing(delivery, make_span):
     assert built.counts.exported == 5
 
 
-def test_a_span_that_comes_twice_leaves_once(delivery, make_span):
+def test_a_span_that_comes_twice_leaves_once_and_is_not_lost(caplog, capsys, delivery, make_span, tmp_path):
     span = make_span()
     with Faulty() as receiver:
         receiver.stop()
@@ -940,6 +980,12 @@ def test_a_span_that_comes_twice_leaves_once(delivery, make_span):
         assert built.flush()
     assert len(receiver.keys) == 2
     assert built.counts.dropped == {"duplicate": 1}
+    assert "spans.dropped" not in built.health.counts()
+    (said,) = [each for each in caplog.messages if "twice" in each]
+    assert "aiobs: 1 span came twice and leaves once; nothing is lost" in said
+    built.delivery.shutdown()
+    assert cli.main(["doctor", "--spool", str(tmp_path / "outbox")]) == 0
+    assert "dropped: 1 duplicate (came twice, sent once: nothing is lost)" in capsys.readouterr().out
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -977,6 +1023,59 @@ def test_a_dead_receiver_holds_up_no_shutdown_and_the_next_process_delivers(
 def test_where_no_thread_can_be_started_a_receiver_that_hangs_holds_up_no_shutdown(
     delivery, make_span, monkeypatch
 ):
+    refuse_threads(monkeypatch)
+    with Faulty("hang") as receiver:
+        built = delivery(receiver.endpoint, environ={"OTEL_EXPORTER_OTLP_TIMEOUT": "20"}, timeout_s=1.0)
+        built.give([make_span()])
+        began = time.monotonic()
+        built.delivery.shutdown()
+        assert time.monotonic() - began < 10.0  # a half of what the request might take
+        assert built.counts.waiting == 1
+        receiver.open.set()
+
+
+@pytest.mark.parametrize("has_threads", [True, False])
+def test_the_end_of_a_short_process_delivers_what_others_left_while_there_is_time(
+    delivery, make_span, monkeypatch, tmp_path, has_threads
+):
+    left = [make_span() for _ in range(6_000)]  # more than is taken over at once
+    with Faulty() as receiver:
+        receiver.stop()
+        first = delivery(receiver.endpoint, starts=False)
+        fill(first, left, 500)
+        first.boxes.close(is_idle=True)
+        first.delivery.start_afresh()
+        receiver.start()
+        if not has_threads:
+            refuse_threads(monkeypatch)
+        short = delivery(receiver.endpoint, starts=False, timeout_s=PATIENCE_S)
+        own = [make_span() for _ in range(3)]
+        short.give(own)
+        short.delivery.shutdown()
+        assert waiting_in(tmp_path / "outbox") == 0
+        assert Counter(receiver.keys) == keys_of(left + own)
+        assert short.counts.exported == 3
+
+
+def test_what_others_left_holds_up_no_shutdown_for_longer_than_its_limit(delivery, make_span, tmp_path):
+    with Faulty() as receiver:
+        receiver.stop()
+        first = delivery(receiver.endpoint, starts=False)
+        fill(first, [make_span() for _ in range(2_000)], 500)
+        first.boxes.close(is_idle=True)
+        first.delivery.start_afresh()
+        receiver.faults += [200, "hang", "hang", "hang"]
+        receiver.start()
+        short = delivery(receiver.endpoint, environ={"OTEL_EXPORTER_OTLP_TIMEOUT": "30"}, starts=False)
+        short.give([make_span()])
+        began = time.monotonic()
+        short.delivery.shutdown()
+        assert time.monotonic() - began < 10.0  # a third of what the request might take
+        assert waiting_in(tmp_path / "outbox") >= 1_000
+        receiver.open.set()
+
+
+def refuse_threads(monkeypatch):
     """As in the exit handlers of Python 3.12 and later."""
     start = threading.Thread.start
 
@@ -986,14 +1085,6 @@ def test_where_no_thread_can_be_started_a_receiver_that_hangs_holds_up_no_shutdo
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with Faulty("hang") as receiver:
-        built = delivery(receiver.endpoint, environ={"OTEL_EXPORTER_OTLP_TIMEOUT": "20"}, timeout_s=1.0)
-        built.give([make_span()])
-        began = time.monotonic()
-        built.delivery.shutdown()
-        assert time.monotonic() - began < 10.0  # a half of what the request might take
-        assert built.counts.waiting == 1
-        receiver.open.set()
 
 
 def test_spans_after_shutdown_are_counted(delivery, make_span):

@@ -344,6 +344,13 @@ def test_aiobs_top_reads_such_a_page_or_says_what_it_lacks(certificates: dict[st
         assert "--ca" in capsys.readouterr().err
         assert cli.main([*top, *ca]) != 0
         assert "--cert" in capsys.readouterr().err
+        for given, other in (("--cert", "--key"), ("--key", "--cert")):
+            file = certificates["client" if given == "--cert" else "client_key"]
+            assert cli.main([*top, *ca, given, file]) != 0
+            assert f"{given} needs {other}" in capsys.readouterr().err
+        for given in (["--ca", "gone.pem"], [*ca, "--cert", "gone.pem"]):
+            assert cli.main([*top, *given]) != 0
+            assert "'gone.pem'" in capsys.readouterr().err
 
 
 def test_who_is_refused_can_read_why_however_late(certificates: dict[str, str]) -> None:
@@ -465,7 +472,12 @@ def test_a_certificate_that_comes_after_the_start_opens_the_page(
             except URLError:
                 assert time.monotonic() < deadline_s
                 time.sleep(0.05)
-    assert ["is not served" in each.getMessage() for each in caplog.records] == [True]
+    (said,) = [each.getMessage() for each in caplog.records]
+    assert (
+        f"is not served: its certificate, key or authority cannot be used (No such file or directory: {tmp_path}"
+        in said
+    )
+    assert "server_key.pem" in said
 
 
 def test_without_a_usable_certificate_there_is_no_page_and_a_warning(

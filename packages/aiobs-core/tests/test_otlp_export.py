@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import time
 
 import pytest
 import requests
+from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from aiobs_core._errors import AiobsError
-from aiobs_core._health import Health
 from aiobs_core._settings import Settings
 from aiobs_core.export.otlp import open_exporter, protocol_of, signal_url
-from aiobs_core.export.sender import Sender
+from aiobs_core.export.transport import open_transport
+from aiobs_core.export.wire import Encoder, request_of
 from aiobs_testing.receiver import OtlpReceiver
 from aiobs_testing.rotel import Rotel, RotelNotInstalled, rotel_program
 
@@ -94,16 +92,34 @@ def _quick_and_alone(monkeypatch):
 
 
 @pytest.fixture
-def exporters():
-    """Makes exporters and shuts them down at the end."""
-    made = []
+def send():
+    """Sends a span as the courier does; whether the receiver has taken it."""
+    opened = []
 
-    def make(endpoint, protocol="", **more):
-        made.append(open_exporter("traces", endpoint, protocol, settings=Settings(**more)))
-        return made[-1]
+    def do(endpoint, protocol=""):
+        opened.append(open_transport(Settings(otlp_endpoint=endpoint, otlp_protocol=protocol)))
+        span = Encoder()(span_of(parent_id=0xB1))
+        request = request_of([(span.group, span.body)], {span.group: span.head})
+        return opened[-1].send(request).verdict == "sent"
 
-    yield make
-    for exporter in made:
+    yield do
+    for transport in opened:
+        transport.close()
+
+
+@pytest.fixture
+def export():
+    """Exports no metrics through an official exporter; whether the receiver has taken them."""
+    opened = []
+
+    def do(endpoint, protocol=""):
+        opened.append(open_exporter("metrics", endpoint, protocol))
+        with contextlib.suppress(requests.ConnectionError):  # what older exporters do
+            return opened[-1].export(MetricsData([])).name == "SUCCESS"
+        return False
+
+    yield do
+    for exporter in opened:
         exporter.shutdown()
 
 
@@ -114,12 +130,11 @@ def endpoint_of(receiver, protocol):
 # --- what arrives -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_a_span_arrives_as_it_was(exporters, monkeypatch, protocol, compression):
+def test_a_span_arrives_as_it_was(send, monkeypatch, protocol, compression):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=secret")
     with OtlpReceiver() as receiver:
-        exporter = exporters(endpoint_of(receiver, protocol), protocol)
-        assert exporter.export([span_of(parent_id=0xB1)]) is SpanExportResult.SUCCESS
+        assert send(endpoint_of(receiver, protocol), protocol)
         assert receiver.wait_for_spans(1) == [RECEIVED]
         (request,) = receiver.requests
         assert request.transport == ("grpc" if protocol == "grpc" else "http")
@@ -138,11 +153,10 @@ def collector():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_span_passes_a_real_collector_unchanged(exporters, collector, protocol):
+def test_a_span_passes_a_real_collector_unchanged(send, collector, protocol):
     receiver, rotel = collector
     before = len(receiver.spans)
-    exporter = exporters(endpoint_of(rotel, protocol), protocol)
-    assert exporter.export([span_of(parent_id=0xB1)]) is SpanExportResult.SUCCESS
+    assert send(endpoint_of(rotel, protocol), protocol)
     assert receiver.wait_for_spans(before + 1, 10)[before:] == [RECEIVED]
     assert "execute_tool 검색" in rotel.debug_log
 
@@ -193,20 +207,20 @@ def test_an_endpoint_from_code_may_or_may_not_have_the_path(endpoint):
     assert signal_url("traces", settings.otlp_endpoint, environ=environ) == "http://c:4318/v1/traces"
 
 
-def test_a_per_signal_endpoint_is_used_as_it_is(exporters, monkeypatch):
+def test_a_per_signal_endpoint_is_used_as_it_is(send, monkeypatch):
     with OtlpReceiver() as receiver:
         endpoint = f"{receiver.http_endpoint}/v1/traces"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint)
-        assert exporters(endpoint).export([span_of()]) is SpanExportResult.SUCCESS
+        assert send(endpoint)
         assert len(receiver.wait_for_spans(1)) == 1
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(
-        __import__("sys").modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None
+        __import__("sys").modules, "opentelemetry.exporter.otlp.proto.grpc.metric_exporter", None
     )
     with pytest.raises(AiobsError, match="pip install opentelemetry-exporter-otlp-proto-grpc"):
-        open_exporter("traces", "", "grpc")
+        open_exporter("metrics", "", "grpc")
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------
@@ -218,100 +232,23 @@ def set_tls(monkeypatch, tls, *, ca="ca.pem", prefix="OTEL_EXPORTER_OTLP_", clie
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("prefix", ["OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"])
+@pytest.mark.parametrize("prefix", ["OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_METRICS_"])
 @pytest.mark.parametrize("bundle", [None, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_mutual_tls_works_whatever_ca_bundle_the_machine_has(
-    exporters, monkeypatch, tls, secured, protocol, prefix, bundle
+def test_mutual_tls_of_official_exporters_works_whatever_ca_bundle_the_machine_has(
+    export, monkeypatch, tls, secured, protocol, prefix, bundle
 ):
     set_tls(monkeypatch, tls, prefix=prefix)
     if bundle:
         monkeypatch.setenv(bundle, str(tls / "other-ca.pem"))
-    exporter = exporters(endpoint_of(secured, protocol), protocol)
-    assert exporter.export([span_of(parent_id=0xB1)]) is SpanExportResult.SUCCESS
-    assert secured.wait_for_spans(1) == [RECEIVED]
+    assert export(endpoint_of(secured, protocol), protocol)
+    assert [request.signal for request in secured.requests] == ["metrics"]
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("wrong", [{"ca": "other-ca.pem"}, {"client": False}])
-def test_a_wrong_ca_or_a_missing_client_certificate_is_counted_and_nothing_raised(
-    caplog, monkeypatch, tls, secured, protocol, wrong
-):
-    set_tls(monkeypatch, tls, **wrong)
-    health = Health()
-    endpoint = endpoint_of(secured, protocol)
-    sender = Sender(
-        lambda: open_exporter("traces", endpoint, protocol, health=health),
-        queue_size=100,
-        health=health,
-        name="otlp",
-    )
-    sender.export([span_of(), span_of()])
-    assert not sender.force_flush(10_000)
-    sender.shutdown()
-    counts = health.counts()
-    why = "otlp.tls.unknown_ca" if "ca" in wrong else "otlp.tls.client_certificate_required"
-    assert counts.pop(why) >= 1
-    assert counts == {"otlp.export_failed": 1, "spans.dropped": 2}
-    assert secured.spans == []
-    assert len(own_warnings(caplog)) == 2  # one says why, one what is lost
-
-
-def test_the_proxy_of_the_environment_is_still_used(exporters, monkeypatch, tls):
+def test_the_proxy_of_the_environment_is_still_used(export, monkeypatch, tls):
     set_tls(monkeypatch, tls)
     with OtlpReceiver() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.http_endpoint)
         monkeypatch.setenv("NO_PROXY", "direct.invalid")
-        proxied = exporters("http://collector.invalid:4318")
-        direct = exporters("http://direct.invalid:4318")
-        assert proxied.export([span_of()]) is SpanExportResult.SUCCESS
-        with contextlib.suppress(requests.ConnectionError):  # what older exporters do
-            assert direct.export([span_of()]) is SpanExportResult.FAILURE
-        assert len(proxy.spans) == 1
-
-
-# --- a receiver that fails ----------------------------------------------------------------------------------------
-def own_warnings(caplog):
-    return [
-        record for record in caplog.records if record.name == "aiobs" and record.levelno >= logging.WARNING
-    ]
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("trouble", ["down", "slow", "413", "503"])
-def test_the_caller_does_not_notice_a_failing_receiver(caplog, protocol, trouble):
-    health = Health()
-    with OtlpReceiver(
-        fail_with=int(trouble) if trouble.isdigit() else None, delay_s=30 if trouble == "slow" else 0
-    ) as receiver:
-        endpoint = endpoint_of(receiver, protocol)
-        if trouble == "down":
-            receiver.__exit__(None, None, None)
-        sender = Sender(
-            lambda: open_exporter("traces", endpoint, protocol),
-            queue_size=2_048,
-            health=health,
-            name="otlp",
-            timeout_s=0.5,
-        )
-        spans = [span_of()] * 1_000
-        slowest_s = 0.0
-        for _ in range(10):
-            began = time.perf_counter()
-            sender.export(spans)
-            slowest_s = max(slowest_s, time.perf_counter() - began)
-        began = time.perf_counter()
-        assert not sender.force_flush(200)
-        flush_s = time.perf_counter() - began
-        began = time.perf_counter()
-        sender.shutdown()
-        shutdown_s = time.perf_counter() - began
-        if trouble == "down":
-            receiver.__enter__()
-    assert slowest_s < 0.05
-    assert flush_s < 0.5
-    assert shutdown_s < 1.5
-    counts = health.counts()
-    assert counts["spans.dropped"] == 10_000
-    assert counts["otlp.queue_full"] >= 1
-    assert len(own_warnings(caplog)) == len(counts) - 1  # one for each kind of loss, none per batch
-    assert not any(endpoint.rpartition("/")[2] in record.getMessage() for record in own_warnings(caplog))
+        assert export("http://collector.invalid:4318")
+        assert not export("http://direct.invalid:4318")
+        assert len(proxy.requests) == 1

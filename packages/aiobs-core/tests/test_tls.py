@@ -27,13 +27,16 @@ from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from aiobs_core import cli
 from aiobs_core._accounts import Accounts
 from aiobs_core._errors import AiobsError
 from aiobs_core._health import Health
 from aiobs_core._settings import Settings
+from aiobs_core.export.courier import Pace
 from aiobs_core.export.grpc_receiver import grpc_target
 from aiobs_core.export.open_delivery import open_delivery
 from aiobs_core.export.otlp import open_exporter
+from aiobs_core.export.outbox_place import place_of
 from aiobs_core.export.tls import ClientTls, TlsFiles
 from aiobs_core.export.transport import open_transport
 from aiobs_testing.nginx import NginxFront, NginxNotInstalled, nginx_program
@@ -393,6 +396,40 @@ def test_the_wrong_certificate_is_refused_and_said_once(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(
+    ("server", "files", "kinds"),
+    [
+        ("server", {"ca": "other-ca"}, {"unknown_ca"}),
+        ("server-expired", {}, {"server_expired"}),
+        ("server", {"client": None}, NO_CERTIFICATE),
+        ("server", {"client": "client-expired"}, NOT_THIS_ONE | {"client_expired"}),
+    ],
+)
+def test_doctor_says_over_either_protocol_why_tls_failed(
+    make_span, capsys, tmp_path, pki, kind, protocol, server, files, kinds
+):
+    files = certificates(pki, **files)
+    environ = {f"OTEL_EXPORTER_OTLP_{name.upper()}": str(path) for name, path in files.items()}
+    with served(kind, pki, server) as (_, front):
+        settings = Settings(
+            otlp_endpoint=endpoint_of(front, protocol), otlp_protocol=protocol, spool=str(tmp_path)
+        )
+        health = Health()
+        delivery = open_delivery(settings, health, Resource({}), cwd=tmp_path, environ=environ)
+        health.balance.received += 1
+        delivery.export([make_span()])
+        assert not delivery.force_flush(1_500)
+        delivery.shutdown()
+        assert cli.main(["doctor", "--spool", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+    place = place_of(settings.otlp_endpoint)
+    assert any(f"last error: TLS: {each}, " in said for each in kinds), said
+    assert any(f"receiver {place}: TLS failed ({each}) " in said for each in kinds), said
+    assert "accepts connections" not in said
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_receiver_that_speaks_only_tls_1_2_is_refused_unless_that_is_allowed(
     caplog, pki, protocol, outgoing
 ):
@@ -554,6 +591,47 @@ def test_spans_wait_for_the_right_certificate_and_arrive_once(
     assert arrived == sorted(f"{span.context.span_id:016x}" for span in spans)
 
 
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("wrong", ["client-expired", "none"])
+def test_a_pause_ends_when_the_certificates_are_mended(
+    caplog, make_span, monkeypatch, tmp_path, pki, kind, protocol, wrong
+):
+    caplog.set_level(logging.INFO, "aiobs")
+    monkeypatch.setattr(Pace, "pause_s", lambda *_: 600.0)
+    if wrong != "none":
+        copy_pair(pki, wrong, tmp_path)
+    files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
+    environ = {f"OTEL_EXPORTER_OTLP_{name.upper()}": str(path) for name, path in files.items()}
+    with served(kind, pki) as (receiver, server):
+        settings = Settings(
+            otlp_endpoint=endpoint_of(server, protocol), otlp_protocol=protocol, spool=str(tmp_path / "spool")
+        )
+        delivery = open_delivery(settings, Health(), Resource({}), cwd=tmp_path, environ=environ)
+        delivery.export([make_span() for _ in range(3)])
+        assert wait_until(lambda: "tried again" in caplog.text or "sent again" in caplog.text)
+        copy_pair(pki, "client", tmp_path)
+        assert wait_until(lambda: len(receiver.spans) == 3)
+        assert wait_until(lambda: "delivered again" in caplog.text)
+        delivery.shutdown()
+    said = [each.getMessage() for each in caplog.records]
+    if wrong == "none":
+        assert (
+            f"no spans can be sent (the certificates for OTLP cannot be used (No such file or directory: {tmp_path}"
+            in said[0]
+        )
+        assert "receiver" not in said[0]
+    assert said[-1].startswith("aiobs: spans are delivered again after ")
+    assert said[-1].endswith("; 3 that had waited were sent.")
+
+
+def wait_until(holds):
+    deadline_s = time.monotonic() + WITHIN_S
+    while not (held := holds()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return held
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_connections_kept_alive_do_not_keep_the_old_certificate(tmp_path, pki, authority, protocol, outgoing):
     copy_pair(pki, "client", tmp_path)
@@ -641,7 +719,7 @@ def test_certificates_that_come_after_the_start_are_used(tmp_path, pki, protocol
     """As of a Vault agent that is slower than the application."""
     files = {**certificates(tmp_path), "certificate": pki / "ca.pem"}
     with served("receiver", pki) as (_, server):
-        with pytest.raises(AiobsError, match="No such file"):
+        with pytest.raises(AiobsError, match=f"No such file or directory: {tmp_path}"):
             outgoing(endpoint_of(server, protocol), protocol, **files)
         copy_pair(pki, "client", tmp_path)
         with outgoing(endpoint_of(server, protocol), protocol, **files) as out:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar, final
 
 _Made = TypeVar("_Made")
-_Signature = tuple[tuple[int, ...] | None, ...]
+Signature = tuple[tuple[int, ...] | None, ...]
 
-_LOOK_EVERY_S: Final = 1.0
+LOOK_EVERY_S: Final = 1.0
 _ATTEMPTS: Final = 5
 
 
@@ -47,7 +47,7 @@ class Reloaded(Generic[_Made]):
         self._unusable = unusable
         self._clock = clock
         self._value: _Made | None = None
-        self._made_of: _Signature = ()
+        self._made_of: Signature = ()
         self._look_at_s = 0.0
         self.version = 0
 
@@ -61,8 +61,8 @@ class Reloaded(Generic[_Made]):
         now_s = self._clock()
         if self._value is not None and now_s < self._look_at_s:
             return self._value
-        self._look_at_s = now_s + _LOOK_EVERY_S
-        if self._value is not None and self._signature() == self._made_of:
+        self._look_at_s = now_s + LOOK_EVERY_S
+        if self._value is not None and signature_of(self._paths) == self._made_of:
             return self._value
         try:
             return self._renew()
@@ -78,16 +78,18 @@ class Reloaded(Generic[_Made]):
 
     def _renew(self) -> _Made:
         for _ in range(_ATTEMPTS):
-            before = self._signature()
+            before = signature_of(self._paths)
             made = self._make()
-            if self._signature() == before:  # else the files were of two versions
+            if signature_of(self._paths) == before:  # else the files were of two versions
                 self._value, self._made_of = made, before
                 self.version += 1
                 return made
         raise ValueError("the files change while they are read")
 
-    def _signature(self) -> _Signature:
-        return tuple([_signature(path) for path in self._paths])
+
+def signature_of(paths: Sequence[Path]) -> Signature:
+    """What is another after one of the files was changed, replaced or linked elsewhere: one `stat` each."""
+    return tuple([_signature(path) for path in paths])
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

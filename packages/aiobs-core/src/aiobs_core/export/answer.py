@@ -8,6 +8,8 @@ from typing import Final, Literal
 FAR_S: Final = 1e9
 MAX_PAUSE_S: Final = 3_600.0
 """The longest that a receiver may ask to be left alone."""
+TLS_FAILED: Final = "TLS: "
+"""How the reason begins where either side refused the other's certificate; the kind of the refusal follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,7 @@ class Answer:
         rejected: Of a request that was sent: spans that the receiver did not take.
         after_s: Seconds that the receiver wants to be left alone.
         may_have_arrived: Of `again`: whether the receiver may have taken the spans although it did not say so.
+        is_ours: Of `again`: whether it failed on this side, such as for a file that is not there.
     """
 
     verdict: Literal["sent", "again", "split", "refused"]
@@ -27,6 +30,12 @@ class Answer:
     rejected: int = 0
     after_s: float = 0.0
     may_have_arrived: bool = False
+    is_ours: bool = False
+
+
+def of_refusal(kind: str) -> Answer:
+    """TLS was refused by either side: the spans wait until that is mended, and none of them has left."""
+    return Answer(verdict="again", why=f"{TLS_FAILED}{kind}")
 
 
 def of_response(body: bytes) -> Answer:

@@ -17,7 +17,7 @@ from aiobs_core._balance import NOTHING, Counts
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core.export.outbox import Outbox
 from aiobs_core.export.outbox_file import FILE_NAME, OutboxError, identity_of, is_damage
-from aiobs_core.export.outbox_rescue import finish_rescues, rescue, was_rescued
+from aiobs_core.export.outbox_rescue import Rescued, finish_rescues, rescue, was_rescued
 from aiobs_core.export.parcels import Tally
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Boxes:
     def _open_mended(self, on_disk: Callable[..., Outbox]) -> Outbox:
         try:
             if self._folder is not None:
-                self._say_damaged(*finish_rescues(self._folder))
+                self._say_damaged(finish_rescues(self._folder))
             return on_disk(process=self._process)
         except sqlite3.DatabaseError as error:
             if self._folder is None or not is_damage(error):
@@ -218,22 +218,24 @@ class Boxes:
 
     def _rescue(self, folder: Path, identity: tuple[int, int] | None) -> bool:
         try:
-            found, lost = rescue(folder, identity)
+            rescued = rescue(folder, identity)
         except (OSError, sqlite3.Error, OutboxError) as error:
             self._health.problem(
                 "otlp.spool_lost",
                 f"aiobs: the spool is damaged, and there can be no new one ({type(error).__name__}).",
             )
             return False
-        self._say_damaged(found, lost, is_new=True)
+        self._say_damaged(rescued, is_new=True)
         return True
 
-    def _say_damaged(self, found: int, lost: int, *, is_new: bool = False) -> None:
+    def _say_damaged(self, rescued: Rescued, *, is_new: bool = False) -> None:
+        found, lost, is_exact = rescued
         if not (is_new or found or lost):
             return
+        told = f"{lost} are lost" if is_exact else "how many are lost is not known"
         self._health.problem(
             "otlp.spool_damaged",
-            f"aiobs: the spool was damaged and was moved aside; {found} spans could be read, {lost} are lost.",
+            f"aiobs: the spool was damaged and was moved aside; {found} spans could be read, {told}.",
             lost=lost,
         )
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core._fork import uninterrupted_by_fork
+from aiobs_core._reloaded import LOOK_EVERY_S, Signature, signature_of
+from aiobs_core.export._text import duration_text
 from aiobs_core.export.answer import FAR_S, Answer
 from aiobs_core.export.outbox_neighbours import Neighbours
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from aiobs_core.export.outbox import Outbox
     from aiobs_core.export.parcels import Batch
     from aiobs_core.export.transport import Transport
+
+_log = logging.getLogger("aiobs")
 
 REFUSED: Final = "refused"
 REJECTED: Final = "rejected"
@@ -70,6 +76,7 @@ class Courier:
         pace: How long it waits after failures.
         clock_s: A clock that does not jump.
         wall_s: The clock of the wall.
+        files: Certificates and the like: when they have changed, no pause is waited for.
     """
 
     def __init__(
@@ -82,8 +89,11 @@ class Courier:
         pace: Pace | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
+        files: Sequence[str] = (),
     ) -> None:
         self._make = make
+        self._files = [Path(name).expanduser() for name in files if name]
+        self._tried_with: Signature = ()
         self._boxes = boxes
         self._health = health
         self._max_age_s = max_age_s
@@ -98,7 +108,10 @@ class Courier:
         self._max_spans = _MAX_SPANS
         self._failures = 0
         self._not_before_s = self._asked_for_s = clock_s()
-        self._adopt_at_s = self._tidy_at_s = self._beat_at_s = clock_s()
+        self._adopt_at_s = self._tidy_at_s = self._beat_at_s = self._look_at_s = clock_s()
+        self._failing_since_s: float | None = None
+        self._recovered_after_s: float | None = None
+        self._sent_since = 0
         self._neighbours: Neighbours | None = None
         self._looked_in: Sequence[Outbox] = ()
         self._turn = 0
@@ -125,6 +138,10 @@ class Courier:
         self._not_before_s = self._asked_for_s
         self._failures = 0
 
+    def look_around(self) -> None:
+        """See with the next step what dead processes have left, though it was looked for a moment ago."""
+        self._adopt_at_s = self._clock_s()
+
     def step(self, *, own: bool = False, within_s: float = FAR_S) -> float:
         """Send one batch, if one waits and it is time.
 
@@ -136,9 +153,12 @@ class Courier:
             Seconds after which the next step has something to do: 0 at once.
         """
         now_s = self._clock_s()
+        if now_s < self._not_before_s and self._files_have_changed(now_s):
+            self.hurry()
         if now_s < self._not_before_s:
             self._show_life(now_s)
-            return self._not_before_s - now_s
+            left_s = self._not_before_s - now_s
+            return min(left_s, LOOK_EVERY_S) if self._files else left_s
         if not self._settle_rest():
             return self._failed_here()
         if not own:
@@ -148,6 +168,7 @@ class Courier:
             if batch is not None:
                 self._deliver(box, batch, within_s)
                 return max(self._not_before_s - self._clock_s(), 0.0)
+        self._say_recovered()
         return _SOON_S if own else _ADOPT_EVERY_S
 
     def _take(self, box: Outbox, *, own: bool) -> Batch | None:
@@ -166,6 +187,7 @@ class Courier:
             self._failures = 0
             self._max_spans = min(self._max_spans * 2, _MAX_SPANS)
             rejected = min(answer.rejected, batch.count)
+            self._note_recovery(batch.count - rejected)
             if answer.why:
                 self._health.problem("otlp.odd_answer", f"aiobs: the OTLP receiver gave {answer.why}.")
             self._lose(REJECTED, "the receiver rejected them in part (partial success)", rejected)
@@ -183,6 +205,7 @@ class Courier:
             self._try_later(box, batch, answer)
 
     def _send(self, batch: Batch, within_s: float) -> Answer:
+        self._tried_with = signature_of(self._files)
         try:
             self.make_ready()
             assert self._transport is not None
@@ -190,7 +213,8 @@ class Courier:
             return self._transport.send(self._request_of(batch.spans, batch.heads), within_s)
         except Exception as error:  # noqa: BLE001 (a missing package, a bad variable; counted, tried again)
             why = str(error) if isinstance(error, AiobsError) else type(error).__name__
-            return Answer(verdict="again", why=why, may_have_arrived=self._transport is not None)
+            may_have_arrived = self._transport is not None
+            return Answer(verdict="again", why=why, may_have_arrived=may_have_arrived, is_ours=True)
 
     def _done(self, box: Outbox, batch: Batch, lost: Mapping[str, int]) -> None:
         self._unsettled = _Done(box=box, batch=batch, lost=lost)
@@ -216,10 +240,18 @@ class Courier:
     def _try_later(self, box: Outbox, batch: Batch, answer: Answer) -> None:
         self._failed_here(answer.after_s)
         self.failed_tries += 1
-        self._health.problem(
-            "otlp.unreachable",
-            f"aiobs: the OTLP receiver took no spans ({answer.why}); they wait and are sent again.",
-        )
+        self._say_recovered()  # of an earlier failure
+        self._failing_since_s = self._failing_since_s or self._clock_s()
+        if answer.is_ours:
+            self._health.problem(
+                "otlp.not_sent",
+                f"aiobs: no spans can be sent ({answer.why}); they wait, and it is tried again.",
+            )
+        else:
+            self._health.problem(
+                "otlp.unreachable",
+                f"aiobs: the OTLP receiver took no spans ({answer.why}); they wait and are sent again.",
+            )
         try:
             box.put_back(batch, error=answer.why, may_have_arrived=answer.may_have_arrived)
             expired = box.expire(self._max_age_s)
@@ -234,6 +266,30 @@ class Courier:
         self._not_before_s = now_s + pause_s
         self._asked_for_s = now_s + asked_for_s
         return pause_s
+
+    def _files_have_changed(self, now_s: float) -> bool:
+        """Whether it is worth another try before its time; looks once a second."""
+        if not self._files or now_s < self._look_at_s:
+            return False
+        self._look_at_s = now_s + LOOK_EVERY_S
+        return signature_of(self._files) != self._tried_with
+
+    def _note_recovery(self, sent: int) -> None:
+        if self._failing_since_s is not None:
+            self._recovered_after_s = self._clock_s() - self._failing_since_s
+            self._failing_since_s, self._sent_since = None, 0
+        self._sent_since += sent
+
+    def _say_recovered(self) -> None:
+        """Say that an outage is over, once nothing waits any more."""
+        after_s, self._recovered_after_s = self._recovered_after_s, None
+        if after_s is not None:
+            after = duration_text(int(after_s * 1e9))
+            _log.info(
+                "aiobs: spans are delivered again after %s; %d that had waited were sent.",
+                after,
+                self._sent_since,
+            )
 
     def _show_life(self, now_s: float) -> None:
         """Keep others from taking over what waits here for a receiver that is down: they cannot ask every process."""
@@ -287,6 +343,7 @@ class Courier:
     def close(self) -> None:
         """Close the transport; may be called by another thread, to break off a request that does not return."""
         self._is_closed = True
+        self._say_recovered()
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()

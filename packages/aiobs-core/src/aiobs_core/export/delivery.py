@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +36,9 @@ _SURVIVED: Final = BaseException  # foreign code in the thread may raise anythin
 _TROUBLE_S: Final = 1.0
 _LIFE_S: Final = 10.0  # the courier has to show that this process lives, however long it pauses
 _CLOSE_SHARE: Final = 0.1  # of the time that a shutdown has, for breaking off what does not end
+_LAST_SHARE: Final = (
+    0.25  # of it, in which no batch of others is begun: one that is broken off may arrive twice
+)
 
 
 class Delivery(SpanExporter):
@@ -69,6 +72,7 @@ class Delivery(SpanExporter):
         self._is_closed = False
         self._is_over = False
         self._is_left = False
+        self._delivers_left = False
         self._counts = boxes.state()
         self.undelivered = 0
         _deliveries.add(self)
@@ -129,8 +133,14 @@ class Delivery(SpanExporter):
 
     def _report(self, lost: Mapping[str, int]) -> None:
         for reason, count in lost.items():
-            why = "they came twice" if reason == DUPLICATE else "the oldest give way (AIOBS_SPOOL_MAX_BYTES)"
-            self._lose(reason, why, count)
+            if reason == DUPLICATE:
+                self._health.problem(
+                    f"otlp.{DUPLICATE}",
+                    f"aiobs: {count} {'span' if count == 1 else 'spans'} came twice and "
+                    f"{'leaves' if count == 1 else 'leave'} once; nothing is lost. Further ones are only counted.",
+                )
+            else:
+                self._lose(reason, "the oldest give way (AIOBS_SPOOL_MAX_BYTES)", count)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until what this process has put was delivered; False if that was not in time. Nothing is lost by it.
@@ -177,7 +187,9 @@ class Delivery(SpanExporter):
             return
         self._is_closed = True
         deadline = time.monotonic() + self._timeout_s
-        self._flush(deadline - self._timeout_s * _CLOSE_SHARE, gives_up=True)
+        close_at_s = deadline - self._timeout_s * _CLOSE_SHARE
+        if self._flush(close_at_s, gives_up=True):
+            self._deliver_left(close_at_s)
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
@@ -189,6 +201,24 @@ class Delivery(SpanExporter):
         is_idle = not self._is_sending
         self._leave(is_idle=is_idle)
         self._courier.close()
+
+    def _deliver_left(self, deadline: float) -> None:
+        """Deliver what dead processes have left, while there is time: one short process after the other leaves more."""
+        last_s = deadline - self._timeout_s * _LAST_SHARE
+        self._courier.look_around()
+        if not self._runs():
+            self._send_here(last_s)
+            return
+        with self._changed:
+            self._delivers_left = self._is_woken = True
+            self._changed.notify_all()
+            self._wait_while(lambda: self._delivers_left, last_s)
+            self._is_over = True
+            self._wait_while(lambda: self._is_sending, deadline)
+
+    def _wait_while(self, holds: Callable[[], bool], deadline: float) -> None:
+        while holds() and self._runs() and (left_s := deadline - time.monotonic()) > 0:
+            self._changed.wait(min(left_s, 0.05))
 
     def _leave(self, *, is_idle: bool) -> None:
         try:
@@ -239,8 +269,11 @@ class Delivery(SpanExporter):
             _log.debug("the OTLP transport is not ready: %s", type(error).__name__)
         self._ready.set()
         while not self._is_over:
+            is_asked = self._delivers_left
             wait_s = self._step() if self._has_begun else _LIFE_S
             with self._changed:
+                if is_asked and wait_s > 0:  # nothing is left, or it cannot be sent now
+                    self._delivers_left = False
                 self._changed.notify_all()
                 if wait_s > 0 and not self._is_woken and not self._is_over:
                     self._changed.wait(min(wait_s, _LIFE_S))

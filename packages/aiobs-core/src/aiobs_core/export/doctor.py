@@ -9,14 +9,17 @@ import socket
 import sqlite3
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from aiobs_core._errors import AiobsError
 from aiobs_core.cli import SubParsers, _print_json, _safe
+from aiobs_core.export.answer import TLS_FAILED
+from aiobs_core.export.outbox import DUPLICATE
 from aiobs_core.export.outbox_file import FILE_NAME, lives, open_existing
 from aiobs_core.export.outbox_place import outbox_folder
 
@@ -40,6 +43,7 @@ class Account:
         dropped: By reason.
         error: What went wrong last when it sent: class or status.
         error_age_s: How long ago.
+        oldest_age_s: For how long the oldest of its spans has been waiting.
     """
 
     process: str
@@ -54,12 +58,22 @@ class Account:
     dropped: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     error_age_s: float | None = None
+    oldest_age_s: float | None = None
 
     @property
     def unexplained(self) -> int:
         """Spans that were received and are nowhere."""
         explained = self.exported + self.waiting + self.held + self.sampled_out
         return self.received - explained - sum(self.dropped.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """Spans that wait for a receiver that no process sends to now."""
+
+    service: str
+    receiver: str
+    spans: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +84,35 @@ class Findings:
     size_bytes: int
     oldest_age_s: float | None
     accounts: Sequence[Account]
+    left: Sequence[Left] = ()
 
     @property
     def total(self) -> Account:
         """All processes together."""
-        dropped: dict[str, int] = {}
-        for account in self.accounts:
-            for reason, count in account.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + count
-        sums = {
-            name: sum(getattr(account, name) for account in self.accounts)
-            for name in ("received", "exported", "waiting", "held", "sampled_out", "repeated")
-        }
-        return Account(process="total", service="", receiver="", dropped=dropped, **sums)
+        return replace(
+            _together(self.accounts, process="total"), service="", receiver="", error=None, error_age_s=None
+        )
+
+
+def _together(accounts: Sequence[Account], *, process: str) -> Account:
+    """The accounts of some processes as one, which is of the service and receiver of the first."""
+    dropped: Counter[str] = Counter()
+    for account in accounts:
+        dropped.update(account.dropped)
+    sums = {
+        name: sum(getattr(account, name) for account in accounts)
+        for name in ("received", "exported", "waiting", "held", "sampled_out", "repeated")
+    }
+    failed = min((each for each in accounts if each.error), key=_error_age_s, default=None)
+    return Account(
+        process=process,
+        service=accounts[0].service if accounts else "",
+        receiver=accounts[0].receiver if accounts else "",
+        dropped=dict(dropped),
+        error=None if failed is None else failed.error,
+        error_age_s=None if failed is None else failed.error_age_s,
+        **sums,
+    )
 
 
 def add_commands(commands: SubParsers[argparse.ArgumentParser]) -> None:
@@ -138,25 +168,55 @@ def examine(path: Path, *, now_s: float) -> Findings:
     """
     with closing(open_existing(path)) as db:
         db.execute("BEGIN")  # all at one instant
-        waiting = dict(map(tuple, db.execute("SELECT process, count(*) FROM spans GROUP BY process")))
-        (oldest_s,) = db.execute("SELECT min(at_s) FROM spans").fetchone()
+        waiting = {
+            process: (count, max(now_s - oldest_s, 0.0))
+            for process, count, oldest_s in db.execute(
+                "SELECT process, count(*), min(at_s) FROM spans GROUP BY process"
+            )
+        }
         lost: dict[int, dict[str, int]] = {}
         for process, reason, count in db.execute("SELECT process, reason, spans FROM losses"):
             lost.setdefault(process, {})[reason] = count
         accounts = [
-            _account(row, waiting.get(row["id"], 0), lost.get(row["id"], {}), now_s)
+            _account(row, waiting.get(row["id"], (0, None)), lost.get(row["id"], {}), now_s)
             for row in db.execute("SELECT * FROM processes ORDER BY started_s, id")
         ]
+        left = _left(db)
         db.execute("ROLLBACK")
     return Findings(
         path=str(path),
         size_bytes=path.stat().st_size,
-        oldest_age_s=None if oldest_s is None else max(now_s - oldest_s, 0.0),
-        accounts=accounts,
+        oldest_age_s=max((age_s for _, age_s in waiting.values()), default=None),
+        accounts=_folded(accounts),
+        left=left,
     )
 
 
-def _account(row: sqlite3.Row, waiting: int, lost: Mapping[str, int], now_s: float) -> Account:
+def _left(db: sqlite3.Connection) -> list[Left]:
+    senders = db.execute("SELECT destination, pid, host, born FROM processes WHERE NOT ended").fetchall()
+    served = {destination for destination, *who in senders if lives(*who) is not False}
+    waiting = db.execute(
+        "SELECT destination, service, place, count(*) FROM spans JOIN processes ON processes.id = sender "
+        "GROUP BY destination ORDER BY service, place"
+    ).fetchall()
+    return [Left(service=row[1], receiver=row[2], spans=row[3]) for row in waiting if row[0] not in served]
+
+
+def _folded(accounts: Sequence[Account]) -> list[Account]:
+    """Those that are over as one for each destination: every process and every reload of settings leaves another."""
+    groups: dict[object, list[Account]] = {}
+    for account in accounts:
+        is_over = account.process.endswith("(ended)") and not account.waiting and not account.unexplained
+        groups.setdefault((account.service, account.receiver) if is_over else id(account), []).append(account)
+    return [
+        group[0] if len(group) == 1 else _together(group, process=f"{len(group)} ended")
+        for group in groups.values()
+    ]
+
+
+def _account(
+    row: sqlite3.Row, waiting: tuple[int, float | None], lost: Mapping[str, int], now_s: float
+) -> Account:
     alive = False if row["ended"] else lives(row["pid"], row["host"], row["born"])
     state = {True: "runs", False: "ended", None: "elsewhere"}[alive]
     held, dropped = int(row["held"]), {reason: count for reason, count in lost.items() if count}
@@ -168,7 +228,8 @@ def _account(row: sqlite3.Row, waiting: int, lost: Mapping[str, int], now_s: flo
         receiver=row["place"],
         received=row["received"],
         exported=row["exported"] + row["direct"],
-        waiting=waiting,
+        waiting=waiting[0],
+        oldest_age_s=waiting[1],
         held=held,
         sampled_out=row["sampled_out"],
         repeated=row["repeated"],
@@ -191,21 +252,51 @@ def _lines(found: Findings) -> Iterator[str]:
         cells = [cell.ljust(width) if i < 3 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         yield "  ".join(cells).rstrip()
     for reason, count in sorted(total.dropped.items()):
-        yield f"dropped: {count} {reason}"
+        note = " (came twice, sent once: nothing is lost)" if reason == DUPLICATE else ""
+        yield f"dropped: {count} {reason}{note}"
     if found.oldest_age_s is not None:
         yield f"the oldest waiting span waits for {duration_text(int(found.oldest_age_s * 1e9))}"
-    last = min(
-        (each for each in found.accounts if each.error),
-        key=lambda each: each.error_age_s or 0.0,
-        default=None,
-    )
+    last = min((each for each in found.accounts if each.error), key=_error_age_s, default=None)
     if last is not None:
-        age = duration_text(int((last.error_age_s or 0.0) * 1e9))
+        age = duration_text(int(_error_age_s(last) * 1e9))
         yield f"last error: {last.error}, {age} ago (process {last.process})"
     for receiver in sorted({each.receiver for each in found.accounts if each.waiting}):
-        if (answer := _reachable(receiver)) is not None:
-            yield f"receiver {receiver}: {'accepts connections' if answer else 'does not accept connections'}"
+        yield from _receiver_line(receiver, [each for each in found.accounts if each.receiver == receiver])
+    yield from map(_left_line, found.left)
     yield _sum_line(total)
+
+
+def _receiver_line(receiver: str, accounts: Sequence[Account]) -> Iterator[str]:
+    from aiobs_core.export._text import duration_text
+
+    last = min((each for each in accounts if each.error), key=_error_age_s, default=None)
+    oldest_age_s = max(each.oldest_age_s or 0.0 for each in accounts)
+    if last is not None and _is_of_tls(last.error or "") and _error_age_s(last) <= oldest_age_s:
+        age = duration_text(int(_error_age_s(last) * 1e9))
+        reason = (last.error or "").removeprefix(TLS_FAILED)
+        # That the port is open says nothing then.
+        yield f"receiver {receiver}: TLS failed ({reason}) {age} ago; spans wait until certificates are mended"
+    elif (answer := _reachable(receiver)) is not None:
+        yield f"receiver {receiver}: {'accepts connections' if answer else 'does not accept connections'}"
+
+
+def _left_line(left: Left) -> str:
+    spans, wait = ("span", "waits") if left.spans == 1 else ("spans", "wait")
+    return (
+        f"{left.spans} {spans} of {left.service or 'no service'} {wait} for {left.receiver}, and no process sends there now: "
+        "start one of that service with the same endpoint and names of headers, or delete them with `aiobs erase`; once "
+        "older than AIOBS_SPOOL_MAX_AGE_S they expire when another process uses this spool"
+    )
+
+
+def _is_of_tls(error: str) -> bool:
+    from aiobs_core.export.tls import UNUSABLE
+
+    return error.startswith((TLS_FAILED, UNUSABLE))
+
+
+def _error_age_s(account: Account) -> float:
+    return account.error_age_s or 0.0
 
 
 def _cells(account: Account) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("aiobs")
 _MEMORY_BYTES: Final = 64 << 20
+_FILE_VARIABLES: Final = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
 _SHARE: Final = 0.8  # so that what was lost is said before everybody stops waiting
 
 
@@ -80,7 +81,17 @@ def open_delivery(
         insists=settings.spool != "auto",
         key=None if folder is None else (folder, destination),
     )
-    courier = Courier(make, boxes.all, health, max_age_s=settings.spool_max_age_s)
+    courier = Courier(
+        make,
+        boxes.all,
+        health,
+        max_age_s=settings.spool_max_age_s,
+        files=[
+            *(variable("traces", name, environ) for name in _FILE_VARIABLES),
+            settings.otlp_client_key_password_file,
+            settings.otlp_headers_file,
+        ],
+    )
     return Delivery(boxes, courier, health=health, timeout_s=settings.export_timeout_s * _SHARE)
 
 

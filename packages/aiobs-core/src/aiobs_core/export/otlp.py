@@ -22,25 +22,27 @@ Signal = Literal["traces", "metrics", "logs"]
 
 _GRPC_PORT: Final = 4317
 _DEFAULT_TIMEOUT_S: Final = 10.0
+_MAX_TIMEOUT_S: Final = 3_600
 DEFAULT_GRPC: Final = "http://localhost:4317"
 _DEFAULT_HTTP: Final = "http://localhost:4318"
 _EXPORTERS: Final = {
-    "traces": ("trace_exporter", "OTLPSpanExporter"),
     "metrics": ("metric_exporter", "OTLPMetricExporter"),
     "logs": ("_log_exporter", "OTLPLogExporter"),
 }
-"""Module and class by signal; both protocols have the same. That of logs is private by its name, and has no other."""
+"""Module and class by signal; both protocols have the same. That of logs is private by its name, and has no other.
+
+Spans are sent by `aiobs_core.export.transport`.
+"""
 
 
 def open_exporter(
-    signal: Signal,
+    signal: Literal["metrics", "logs"],
     endpoint: str,
     protocol: str = "",
     *,
     environ: Mapping[str, str] | None = None,
     settings: Settings | None = None,
     health: Health | None = None,
-    **options: Any,
 ) -> object:
     """Open the OTLP exporter of a signal over gRPC or HTTP; it connects with its first export.
 
@@ -55,35 +57,41 @@ def open_exporter(
         environ: Variables that decide how the endpoint is meant; the process's own if None.
         settings: Of TLS and header secrets; the defaults if None.
         health: Told once of each way in which TLS is refused.
-        options: Further arguments of the exporter's class.
 
     Raises:
         AiobsError: If the exporter's package is not installed, or certificates cannot be used.
     """
     environ = os.environ if environ is None else environ  # noqa: TID251 (a default; tests pass their own)
     health = health or Health()
-    protocol = protocol_for(endpoint, protocol)
-    over = "grpc" if protocol == "grpc" else "http"
-    make = _exporter_class(signal, over)
-    source = headers_of(signal, environ, settings, health)
-    if over == "grpc":
+    is_grpc = protocol_for(endpoint, protocol) == "grpc"
+    make = _exporter_class(signal, "grpc" if is_grpc else "http")
+    if is_grpc:
         endpoint = endpoint or DEFAULT_GRPC
-        options = {**_grpc_compression(signal, environ), **options}
-        make = partial(make, endpoint=endpoint, **options)
+        make = partial(make, endpoint=endpoint, **_grpc_compression(signal, environ))
         return _over_grpc(signal, make, endpoint=endpoint, environ=environ, settings=settings, health=health)
     url = signal_url(signal, endpoint, environ=environ)
+    return _over_http(signal, make, url=url, environ=environ, settings=settings, health=health)
+
+
+def _over_http(
+    signal: Signal,
+    make: Callable[..., Any],
+    *,
+    url: str,
+    environ: Mapping[str, str],
+    settings: Settings | None,
+    health: Health,
+) -> object:
+    source = headers_of(signal, environ, settings, health)
     split = urlsplit(url)
     warn_of_clear_text(health, source, is_secure=split.scheme == "https", host=split.hostname or "")
-    session = None
-    if not _has_credential_provider(
-        signal, "HTTP", environ
-    ):  # a session of ours would replace the one that it makes
-        from aiobs_core.export.tls_session import open_session
+    if _has_credential_provider(signal, "HTTP", environ):
+        return make(endpoint=url)  # a session of ours would replace the one that it makes
+    from aiobs_core.export.tls_session import open_session
 
-        import_ahead()
-        tls = tls_of(signal, url, "http/protobuf", environ=environ, settings=settings, health=health)
-        session = open_session(url, tls, source)
-    return make(endpoint=url, session=session, **options)
+    import_ahead()
+    tls = tls_of(signal, url, "http/protobuf", environ=environ, settings=settings, health=health)
+    return make(endpoint=url, session=open_session(url, tls, source))
 
 
 def _exporter_class(signal: Signal, over: str) -> Callable[..., Any]:
@@ -127,17 +135,17 @@ def _over_grpc(
     from aiobs_core.export.grpc_receiver import GrpcReceiver, grpc_target
     from aiobs_core.export.otlp_grpc import FreshGrpcExporter
 
+    source = headers_of(signal, environ, settings, health)
     if _has_credential_provider(signal, "GRPC", environ):
         return make()
     target = grpc_target(signal, endpoint, environ)
-    source = headers_of(signal, environ, settings, health)
     warn_of_clear_text(health, source, is_secure=target.is_secure, host=target.host)
     tls = tls_of(signal, endpoint, "grpc", environ=environ, settings=settings, health=health)
     return FreshGrpcExporter(
         make,
         receiver=GrpcReceiver(target, tls),
         source=source,
-        timeout_s=_timeout_s(signal, environ),
+        timeout_s=timeout_s(signal, environ),
     )
 
 
@@ -186,11 +194,13 @@ def _has_credential_provider(signal: Signal, over: str, environ: Mapping[str, st
     return any(environ.get(variable.format(each)) for each in ("", f"{signal.upper()}_"))
 
 
-def _timeout_s(signal: Signal, environ: Mapping[str, str]) -> float:
+def timeout_s(signal: Signal, environ: Mapping[str, str]) -> float:
+    """How long a request of the signal may take; the default where the variable has no time from 0 to an hour."""
     try:
-        return float(variable(signal, "TIMEOUT", environ) or _DEFAULT_TIMEOUT_S)
-    except ValueError:  # the official exporter says so
+        given_s = float(variable(signal, "TIMEOUT", environ) or _DEFAULT_TIMEOUT_S)
+    except ValueError:
         return _DEFAULT_TIMEOUT_S
+    return given_s if 0 < given_s < _MAX_TIMEOUT_S else _DEFAULT_TIMEOUT_S
 
 
 def import_ahead() -> None:

@@ -85,9 +85,8 @@ class Outbox:
         self._path = None if folder is None else folder / FILE_NAME
         self.identity = None if self._path is None else identity_of(self._path)
         self._held_spans = 0  # in memory only, where no other process changes it
-        self.process = (
-            process or secrets.randbits(48) | 1
-        )  # by chance: those of a damaged file come into the new one
+        # By chance: those of a damaged file come into the new one.
+        self.process = process or secrets.randbits(48) | 1
         try:
             self.is_new = self._register(place, service)
         except BaseException:

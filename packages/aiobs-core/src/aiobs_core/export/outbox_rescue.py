@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiobs_core.export.outbox_file import (
     ASIDE,
@@ -28,15 +28,26 @@ _DONE_TABLE: Final = "CREATE TABLE IF NOT EXISTS rescued(name TEXT PRIMARY KEY N
 _COLUMNS: Final = {"spans": "(id, key, process, sender, grp, at_s, tried, body)"}
 
 
-def rescue(folder: Path, identity: tuple[int, int] | None) -> tuple[int, int]:
+class Rescued(NamedTuple):
+    """What came of a rescue.
+
+    Attributes:
+        found: Spans that could be read.
+        lost: Those that are gone, as far as the counts of the processes could be read.
+        is_exact: Whether all of these could be.
+    """
+
+    found: int = 0
+    lost: int = 0
+    is_exact: bool = True
+
+
+def rescue(folder: Path, identity: tuple[int, int] | None) -> Rescued:
     """Replace a damaged file by one with what can be read of it.
 
     Args:
         folder: Where it lies.
         identity: Which file is damaged; if it lies there no more, another process has done the work.
-
-    Returns:
-        How many spans were read, and how many are lost, as far as the counts of the processes can be read.
 
     Raises:
         OSError, sqlite3.Error: If there can be no new one.
@@ -44,39 +55,50 @@ def rescue(folder: Path, identity: tuple[int, int] | None) -> tuple[int, int]:
     path = folder / FILE_NAME
     with _locked(folder):
         if identity is None or identity_of(path) != identity:
-            return 0, 0
-        counts = _take_in(folder, _set_aside(path))
+            return Rescued()
+        rescued = _take_in(folder, _set_aside(path))
     _remove_old(folder)
-    return counts
+    return rescued
 
 
-def finish_rescues(folder: Path) -> tuple[int, int]:
-    """Take in what rescues that were interrupted have left aside; counts as `rescue` does.
+def finish_rescues(folder: Path) -> Rescued:
+    """Take in what rescues that were interrupted have left aside.
 
     Raises:
         OSError, sqlite3.Error: If there can be no new file.
     """
-    found = lost = 0
+    sum_of = Rescued()
     if not any(_asides(folder)):
-        return found, lost
+        return sum_of
     with _locked(folder):
         with closing(open_file(folder)) as db:
             db.execute(_DONE_TABLE)
             done = {name for (name,) in db.execute("SELECT name FROM rescued").fetchall()}
         for aside in _asides(folder):
             if aside.name not in done:
-                counts = _take_in(folder, aside)
-                found, lost = found + counts[0], lost + counts[1]
-    return found, lost
+                found, lost, is_exact = _take_in(folder, aside)
+                sum_of = Rescued(sum_of.found + found, sum_of.lost + lost, sum_of.is_exact and is_exact)
+    return sum_of
 
 
 def _asides(folder: Path) -> Iterator[Path]:
     return folder.glob(f"{FILE_NAME}{ASIDE}????????")
 
 
-def _take_in(folder: Path, aside: Path) -> tuple[int, int]:
+def _take_in(folder: Path, aside: Path) -> Rescued:
+    is_exact = _can_be_counted(aside)
     with closing(open_file(folder)) as db:
-        return _restore(db, aside), _count_missing(db)
+        return Rescued(_restore(db, aside), _count_missing(db), is_exact)
+
+
+def _can_be_counted(aside: Path) -> bool:
+    """Whether what all processes have put, and what became of it, can be read."""
+    try:
+        with closing(sqlite3.connect(aside, timeout=0.1, isolation_level=None)) as db:
+            db.execute("SELECT * FROM losses").fetchall()
+            return bool(db.execute("SELECT * FROM processes").fetchall())
+    except sqlite3.Error:
+        return False
 
 
 def was_rescued(folder: Path, identity: tuple[int, int] | None) -> bool:

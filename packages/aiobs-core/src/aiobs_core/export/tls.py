@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _MAX_HOLD_S: Final = 5.0
+UNUSABLE: Final = "the certificates for OTLP cannot be used"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,47 +150,56 @@ class ClientTls:
             OSError: If there is no connection at all.
         """
         version, context = self.version, self.context()
-        if (
-            self._refused is not None
-            and self._refused_version == version
-            and self._clock() < self._hold_until_s
-        ):
-            raise TlsRefused(self._refused.refusal)
+        held = self._refused if self._refused_version == version else None
+        if held is not None and self._clock() < self._hold_until_s:
+            raise TlsRefused(held.refusal)
         try:
-            try_handshake(
-                context,
-                host,
-                port,
-                minimum=self._minimum,
-                timeout_s=timeout_s,
-                over_grpc=self._over_grpc,
-                has_certificate=bool(self._files.certificate),
-                proxy=proxy,
-            )
+            self._try_handshake(context, host, port, timeout_s=timeout_s, proxy=proxy)
             if has_failed and self._over_grpc:
                 ask_front(context, host, port, timeout_s=timeout_s, proxy=proxy)
         except TlsRefused as refused:
-            self._refused, self._refused_version = refused, version
-            self._hold_until_s = self._clock() + self._hold_s
-            self._hold_s = min(self._hold_s * 2, _MAX_HOLD_S)
+            self._hold(refused, version)
             self.tell(refused)
             raise
         self._refused, self._hold_s = None, 1.0
 
-    def explain(self, error: BaseException, *, host: str, port: int) -> None:
+    def _try_handshake(
+        self, context: ssl.SSLContext, host: str, port: int, *, timeout_s: float, proxy: str
+    ) -> None:
+        try_handshake(
+            context,
+            host,
+            port,
+            minimum=self._minimum,
+            timeout_s=timeout_s,
+            over_grpc=self._over_grpc,
+            has_certificate=bool(self._files.certificate),
+            proxy=proxy,
+        )
+
+    def _hold(self, refused: TlsRefused, version: int) -> None:
+        self._refused, self._refused_version = refused, version
+        self._hold_until_s = self._clock() + self._hold_s
+        self._hold_s = min(self._hold_s * 2, _MAX_HOLD_S)
+
+    def explain(self, error: BaseException, *, host: str, port: int) -> TlsRefused | None:
         """Tell why a connection over HTTP has failed, if it was for TLS; also looks at the files again, next time."""
         self._loaded.look_again()
         of_tls = tls_error_in(error)
         if of_tls is not None:
-            self.tell(TlsRefused(refusal_of(of_tls, minimum=self._minimum)))
-            return
+            refused = TlsRefused(refusal_of(of_tls, minimum=self._minimum))
+            self.tell(refused)
+            return refused
         if not is_broken_off(error):
-            return
+            return None
         # What a TLS 1.3 receiver says of our certificate is lost where it closes the connection before we have sent all.
         try:
             self.check_receiver(host, port, timeout_s=1.0)
+        except TlsRefused as refused:
+            return refused
         except (AiobsError, OSError):
-            return
+            return None
+        return None
 
     def tell(self, refused: TlsRefused) -> None:
         """Count a refusal, and warn of the first of its kind."""
@@ -209,7 +219,7 @@ class ClientTls:
         try:
             return self._loaded.get()
         except (OSError, ValueError) as error:
-            raise AiobsError(f"the certificates for OTLP cannot be used ({reason_of(error)})") from error
+            raise AiobsError(f"{UNUSABLE} ({reason_of(error)})") from error
 
     def _load(self) -> _Loaded:
         files = self._files
@@ -233,9 +243,7 @@ class ClientTls:
         else:
             context.load_verify_locations(cadata=ca_pem.decode("ascii", "ignore"))
         if files.certificate:
-            # With an empty password: without one, OpenSSL asks the terminal for that of an encrypted key, and waits.
-            key = _path(files.key) if files.key else None
-            context.load_cert_chain(_path(files.certificate), key, password=password)
+            load_pair(context, files.certificate, files.key, password=password)
         return _Loaded(
             context=context,
             ca_pem=ca_pem,
@@ -249,6 +257,29 @@ class ClientTls:
             f"aiobs: the certificates for OTLP have changed and cannot be used ({reason_of(error)}); going on with those "
             "known before, and looking again each second.",
         )
+
+
+def load_pair(context: ssl.SSLContext, certificate: str, key: str, *, password: str | None = "") -> None:
+    """Load a certificate and its key, which may be in the same file: then `key` is empty.
+
+    Raises:
+        OSError: If a file cannot be read; with its name.
+        ssl.SSLError: If they are no pair, or the password is another.
+    """
+    pair = readable(certificate), readable(key) if key else None
+    # With an empty password: with None, OpenSSL asks the terminal for that of an encrypted key, and waits.
+    context.load_cert_chain(*pair, password=password)
+
+
+def readable(name: str) -> Path:
+    """A file that can be opened now: OpenSSL's errors do not name the one that cannot.
+
+    Raises:
+        OSError: If it cannot; with its name.
+    """
+    path = _path(name)
+    with path.open("rb"):
+        return path
 
 
 def reason_of(error: Exception) -> str:

@@ -11,7 +11,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_auth_from_url, get_environ_proxies, select_proxy
 
-from aiobs_core.export.tls_refusal import TlsRefused, refusal_in_answer
+from aiobs_core.export.tls_refusal import Refusal, TlsRefused, refusal_in_answer
 
 if TYPE_CHECKING:
     from aiobs_core.export.headers import HeaderSource
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 
 _MAX_PAGE_BYTES: Final = 65_536
+
+
+class ConnectionRefused(requests.exceptions.SSLError):
+    """TLS was refused by either side, for a reason that is known; to others an error of requests as any."""
+
+    def __init__(self, error: requests.ConnectionError, refusal: Refusal) -> None:
+        super().__init__(*error.args, request=error.request)
+        self.refusal = refusal
 
 
 class TlsAdapter(HTTPAdapter):
@@ -52,7 +60,9 @@ class TlsAdapter(HTTPAdapter):
         except requests.ConnectionError as error:  # errors of TLS are some of them
             url = urlsplit(request.url)
             if url.hostname and not select_proxy(request.url, options.get("proxies")):
-                self._tls.explain(error, host=url.hostname, port=url.port or 443)
+                refused = self._tls.explain(error, host=url.hostname, port=url.port or 443)
+                if refused is not None:
+                    raise ConnectionRefused(error, refused.refusal) from error
             raise
         size = response.headers.get("Content-Length", "")
         if (

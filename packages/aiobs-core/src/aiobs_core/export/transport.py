@@ -24,6 +24,7 @@ from aiobs_core.export.otlp import (
     import_ahead,
     protocol_for,
     signal_url,
+    timeout_s,
     tls_of,
     variable,
 )
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from aiobs_core._settings import Settings
     from aiobs_core.export.grpc_receiver import GrpcReceiver
 
-_DEFAULT_TIMEOUT_S: Final = 10.0
-_MAX_TIMEOUT_S: Final = 3_600
 _RESPONSE: Final = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 _USER_AGENT: Final = f"aiobs/{__version__}"
 
@@ -103,7 +102,7 @@ def _open_http(settings: Settings, environ: Mapping[str, str], health: Health) -
         url,
         source=source,
         user_agent=_USER_AGENT,
-        timeout_s=_timeout_s(environ),
+        timeout_s=timeout_s("traces", environ),
         compression=variable("traces", "COMPRESSION", environ).lower(),
         tls=tls,
     )
@@ -128,7 +127,9 @@ def _open_grpc(settings: Settings, environ: Mapping[str, str], health: Health) -
     )
     if tls is not None:
         receiver.credentials()  # what cannot work at all is said now
-    return GrpcTransport(open_channel, receiver=receiver, source=source, timeout_s=_timeout_s(environ))
+    return GrpcTransport(
+        open_channel, receiver=receiver, source=source, timeout_s=timeout_s("traces", environ)
+    )
 
 
 def _open_channel(endpoint: str, receiver: GrpcReceiver, *, provided: Any, compression: str) -> Any:
@@ -160,14 +161,6 @@ def _provided(over: str, environ: Mapping[str, str]) -> Any:
             f"there is no credential provider named {name!r}: install its package, or unset {names[0]}"
         )
     return found[0].load()()
-
-
-def _timeout_s(environ: Mapping[str, str]) -> float:
-    try:
-        given_s = float(variable("traces", "TIMEOUT", environ) or _DEFAULT_TIMEOUT_S)
-    except ValueError:
-        return _DEFAULT_TIMEOUT_S
-    return given_s if 0 < given_s < _MAX_TIMEOUT_S else _DEFAULT_TIMEOUT_S
 
 
 def _client_certificate(environ: Mapping[str, str]) -> str | tuple[str, str] | None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from aiobs_core.export.answer import FAR_S, MAX_PAUSE_S, Answer, of_response
+from aiobs_core.export.answer import FAR_S, MAX_PAUSE_S, Answer, of_refusal, of_response
 from aiobs_core.export.tls_refusal import TlsRefused
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class GrpcTransport:
         try:
             call = self._ready_call(min(timeout_s, _HANDSHAKE_S))
         except TlsRefused as refused:
-            return _of_tls(refused)
+            return of_refusal(refused.refusal.kind)
         except OSError as error:
             return Answer(verdict="again", why=type(error).__name__)
         metadata = tuple(self._source.metadata().items())
@@ -66,7 +66,7 @@ class GrpcTransport:
         except grpc.RpcError as error:
             why = None if self._closed.is_set() else self._receiver.explain_failure()
             # What a front says of certificates is no answer to the spans: they wait until that is mended.
-            return _of_rpc(error) if why is None else _of_tls(why)
+            return _of_rpc(error) if why is None else of_refusal(why.refusal.kind)
         except ValueError:  # the channel was closed by a shutdown that did not wait any longer
             return Answer(verdict="again", why="closed")
 
@@ -88,10 +88,6 @@ class GrpcTransport:
         channel = self._channel
         if channel is not None:
             channel.close()
-
-
-def _of_tls(refused: TlsRefused) -> Answer:
-    return Answer(verdict="again", why=f"TLS: {refused.refusal.kind}")
 
 
 def _of_rpc(error: Any) -> Answer:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from aiobs_core.export.answer import FAR_S, MAX_PAUSE_S, Answer, of_response
+from aiobs_core.export.answer import FAR_S, MAX_PAUSE_S, Answer, of_refusal, of_response
 from aiobs_core.export.headers import Headers
 from aiobs_core.export.tls_refusal import refusal_in_answer
 
@@ -57,6 +57,8 @@ class HttpTransport:
     def send(self, request: bytes, within_s: float = FAR_S) -> Answer:
         import requests
 
+        from aiobs_core.export.tls_session import ConnectionRefused
+
         timeout_s = min(self._timeout_s, within_s)
         body = request if self._compress is None else self._compress(request)
         try:
@@ -71,10 +73,12 @@ class HttpTransport:
                 **self._tls,
             ) as response:
                 return _of_status(response, _body_of(response, timeout_s))
+        except ConnectionRefused as error:
+            return of_refusal(error.refusal.kind)
         except requests.RequestException as error:
             return Answer(verdict="again", why=_class_of(error), may_have_arrived=not _never_connected(error))
         except OSError as error:  # a certificate file that is not there
-            return Answer(verdict="again", why=type(error).__name__)
+            return Answer(verdict="again", why=type(error).__name__, is_ours=True)
 
     def close(self) -> None:
         self._session.close()
@@ -105,8 +109,9 @@ def _of_status(response: Any, body: bytes) -> Answer:
     if status == 413:
         return Answer(verdict="split", why=why)
     # A front such as nginx refuses certificates this way; that can be mended, the spans wait.
-    if status == 400 and refusal_in_answer(body) is not None:
-        return Answer(verdict="again", why=f"{why}, for the client certificate")
+    refusal = refusal_in_answer(body) if status == 400 else None
+    if refusal is not None:
+        return of_refusal(refusal.kind)
     if 300 <= status < 400:
         return Answer(verdict="again", why=f"{why}: redirects are not followed")
     return Answer(verdict="refused", why=why)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiobs_core._reloaded import Reloaded
-from aiobs_core.export.tls import VERSIONS, reason_of
+from aiobs_core.export.tls import VERSIONS, load_pair, readable, reason_of
 
 if TYPE_CHECKING:
     from aiobs_core._health import Health
@@ -52,14 +51,9 @@ class PageTls:
             raise ValueError("TLS needs both AIOBS_PROMETHEUS_CERTIFICATE and AIOBS_PROMETHEUS_KEY")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = VERSIONS[settings.tls_min_version]
-        # With an empty password: without one, OpenSSL asks the terminal for that of an encrypted key, and waits.
-        context.load_cert_chain(
-            Path(settings.prometheus_certificate).expanduser(),
-            Path(settings.prometheus_key).expanduser(),
-            password="",
-        )
+        load_pair(context, settings.prometheus_certificate, settings.prometheus_key)
         if settings.prometheus_client_ca:
-            context.load_verify_locations(Path(settings.prometheus_client_ca).expanduser())
+            context.load_verify_locations(readable(settings.prometheus_client_ca))
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 

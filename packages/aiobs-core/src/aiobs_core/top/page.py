@@ -164,9 +164,18 @@ def fetch_page(url: str, files: PageFiles = _NO_FILES) -> str:
 
 
 def _tls(files: PageFiles) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=files.ca or None)
-    if files.certificate:
-        context.load_cert_chain(files.certificate, files.key or None)
+    from aiobs_core.export.tls import load_pair, readable
+
+    if files.key and not files.certificate:
+        raise ValueError("--key needs --cert: name the certificate, too")
+    context = ssl.create_default_context(cafile=readable(files.ca) if files.ca else None)
+    try:
+        if files.certificate:
+            load_pair(context, files.certificate, files.key, password=None)
+    except ssl.SSLError:
+        if files.key:
+            raise
+        raise ValueError("--cert needs --key: there is no key in the file of the certificate") from None
     return context
 
 
