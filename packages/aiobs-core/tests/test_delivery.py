@@ -1154,6 +1154,40 @@ def test_another_application_or_receiver_sends_nothing_of_this_one(make_span, tm
         assert (receiver.keys, other.keys) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_sent"),
+    [
+        ("x-scope-orgid=a", "x-scope-orgid=a", True),
+        ("X-Scope-OrgID=a", "x-scope-orgid=%61", True),
+        ("x-scope-orgid=a", "x-scope-orgid=b", False),
+        ("x-tenant=a,authorization=Bearer%20old", "x-tenant=a,authorization=Bearer%20new", True),
+        ("x-tenant-key=old", "x-tenant-key=new", True),  # a key that was rotated
+        ("x-release=1", "x-release=2", True),
+        ("x-tenant=a", "x-tenant=a,x-more=1", False),
+    ],
+)
+def test_what_one_tenant_left_another_does_not_send_and_a_new_key_does(
+    make_span, tmp_path, before, after, is_sent
+):
+    from opentelemetry.sdk.resources import Resource
+
+    with Faulty() as receiver:
+        for is_first, headers in ((True, before), (False, after)):
+            settings = Settings(otlp_endpoint=receiver.endpoint, spool=str(tmp_path), export_timeout_s=5)
+            environ = {**ENVIRON, "OTEL_EXPORTER_OTLP_HEADERS": headers}
+            delivery = open_delivery(settings, Health(), Resource({}), cwd=tmp_path, environ=environ)
+            if is_first:
+                receiver.stop()
+                delivery.export([make_span()])
+            delivery.make_ready()
+            delivery.shutdown()
+            receiver.stop()
+            receiver.start()
+        assert len(receiver.keys) == is_sent
+        assert waiting_in(tmp_path) == (not is_sent)
+    assert not [path for path in tmp_path.iterdir() if b"Bearer" in path.read_bytes()]
+
+
 def test_a_port_that_nobody_listens_on_is_no_ambiguity():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

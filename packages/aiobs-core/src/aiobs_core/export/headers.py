@@ -21,6 +21,9 @@ _GRPC_NAME: Final = re.compile(
 )  # -bin are bytes, which no variable or file has
 _GRPC_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 _SECRET_NAME: Final = re.compile(r"auth|key|token|secret|passw|cookie|credential", re.IGNORECASE)
+_TENANT_NAME: Final = re.compile(
+    r"tenant|(?<![a-z])org|project|account|workspace|namespace|dataset", re.IGNORECASE
+)
 
 
 class Headers(dict[str, str]):
@@ -138,6 +141,11 @@ def parse_file(text: str) -> Headers:
     if not found:
         raise ValueError("there is no header in it")
     return found
+
+
+def names_tenant(header: str) -> bool:
+    """Whether a header says whose the spans are; one that may be a credential, which changes, does not."""
+    return _TENANT_NAME.search(header) is not None and _SECRET_NAME.search(header) is None
 
 
 def warn_of_clear_text(health: Health, source: HeaderSource, *, is_secure: bool, host: str) -> None:

@@ -14,6 +14,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME
 from aiobs_core.export.boxes import Boxes
 from aiobs_core.export.courier import Courier
 from aiobs_core.export.delivery import Delivery
+from aiobs_core.export.headers import names_tenant, parse_variable
 from aiobs_core.export.otlp import protocol_of, variable
 from aiobs_core.export.outbox import Outbox
 from aiobs_core.export.outbox_place import outbox_folder, place_of
@@ -58,6 +59,16 @@ def open_delivery(
 
         return open_transport(settings, environ=environ, health=health)
 
+    boxes = _boxes(settings, health, resource, cwd=cwd, environ=environ)
+    files = [variable("traces", name, environ) for name in _FILE_VARIABLES]
+    files += [settings.otlp_client_key_password_file, settings.otlp_headers_file]
+    courier = Courier(make, boxes.all, health, max_age_s=settings.spool_max_age_s, files=files)
+    return Delivery(boxes, courier, health=health, timeout_s=settings.export_timeout_s * _SHARE)
+
+
+def _boxes(
+    settings: Settings, health: Health, resource: Resource, *, cwd: Path | None, environ: Mapping[str, str]
+) -> Boxes:
     folder = outbox_folder(settings.spool, cwd=cwd, environ=environ)
     service = str(resource.attributes.get(SERVICE_NAME, ""))
     destination = _destination(settings, service, environ)
@@ -68,7 +79,7 @@ def open_delivery(
         service=service,
     )
     max_bytes = settings.spool_max_bytes
-    boxes = Boxes(
+    return Boxes(
         None if folder is None else partial(open_box, folder, bounds=Bounds(max_bytes=max_bytes)),
         partial(
             open_box,
@@ -81,29 +92,20 @@ def open_delivery(
         insists=settings.spool != "auto",
         key=None if folder is None else (folder, destination),
     )
-    courier = Courier(
-        make,
-        boxes.all,
-        health,
-        max_age_s=settings.spool_max_age_s,
-        files=[
-            *(variable("traces", name, environ) for name in _FILE_VARIABLES),
-            settings.otlp_client_key_password_file,
-            settings.otlp_headers_file,
-        ],
-    )
-    return Delivery(boxes, courier, health=health, timeout_s=settings.export_timeout_s * _SHARE)
 
 
 def _destination(settings: Settings, service: str, environ: Mapping[str, str]) -> bytes:
-    """Tells receivers and applications apart: nobody sends another's spans with his own credentials.
+    """Tells receivers, applications and tenants apart: nobody sends another's spans under his own name.
 
-    Names of headers, not their values: a key that was changed must not orphan what waits.
+    Of headers the names, and the values of those that name a tenant. No other value: a key that was changed must not
+    orphan what waits, and nothing secret may be guessed from the file. See docs/decisions/0013.
     """
-    headers = sorted(
-        part.partition("=")[0].strip() for part in variable("traces", "HEADERS", environ).split(",")
+    headers, _ = parse_variable(variable("traces", "HEADERS", environ))
+    told = (
+        settings.otlp_endpoint,
+        protocol_of(settings),
+        service,
+        settings.otlp_headers_file,
+        *(f"{name}={value}" if names_tenant(name) else name for name, value in sorted(headers.items())),
     )
-    told = "\n".join(
-        (settings.otlp_endpoint, protocol_of(settings), service, settings.otlp_headers_file, *headers)
-    )
-    return hashlib.blake2s(told.encode(), digest_size=16).digest()
+    return hashlib.blake2s("\n".join(told).encode(), digest_size=16).digest()
