@@ -1175,7 +1175,14 @@ def test_what_one_tenant_left_another_does_not_send_and_a_new_key_does(
         for is_first, headers in ((True, before), (False, after)):
             settings = Settings(otlp_endpoint=receiver.endpoint, spool=str(tmp_path), export_timeout_s=5)
             environ = {**ENVIRON, "OTEL_EXPORTER_OTLP_HEADERS": headers}
-            delivery = open_delivery(settings, Health(), Resource({}), cwd=tmp_path, environ=environ)
+            delivery = open_delivery(
+                settings,
+                Health(),
+                Resource({}),
+                accounts=Accounts(Health()),
+                cwd=tmp_path,
+                environ=environ,
+            )
             if is_first:
                 receiver.stop()
                 delivery.export([make_span()])

@@ -416,7 +416,9 @@ def test_doctor_says_over_either_protocol_why_tls_failed(
             otlp_endpoint=endpoint_of(front, protocol), otlp_protocol=protocol, spool=str(tmp_path)
         )
         health = Health()
-        delivery = open_delivery(settings, health, Resource({}), cwd=tmp_path, environ=environ)
+        delivery = open_delivery(
+            settings, health, Resource({}), accounts=Accounts(health), cwd=tmp_path, environ=environ
+        )
         health.balance.received += 1
         delivery.export([make_span()])
         assert not delivery.force_flush(1_500)
@@ -607,7 +609,14 @@ def test_a_pause_ends_when_the_certificates_are_mended(
         settings = Settings(
             otlp_endpoint=endpoint_of(server, protocol), otlp_protocol=protocol, spool=str(tmp_path / "spool")
         )
-        delivery = open_delivery(settings, Health(), Resource({}), cwd=tmp_path, environ=environ)
+        delivery = open_delivery(
+            settings,
+            Health(),
+            Resource({}),
+            accounts=Accounts(Health()),
+            cwd=tmp_path,
+            environ=environ,
+        )
         delivery.export([make_span() for _ in range(3)])
         assert wait_until(lambda: "tried again" in caplog.text or "sent again" in caplog.text)
         copy_pair(pki, "client", tmp_path)

@@ -59,7 +59,7 @@ def open_delivery(
 
         return open_transport(settings, environ=environ, health=health)
 
-    boxes = _boxes(settings, health, resource, cwd=cwd, environ=environ)
+    boxes = _boxes(settings, health, resource, accounts, cwd=cwd, environ=environ)
     files = [variable("traces", name, environ) for name in _FILE_VARIABLES]
     files += [settings.otlp_client_key_password_file, settings.otlp_headers_file]
     courier = Courier(make, boxes.all, health, max_age_s=settings.spool_max_age_s, files=files)
@@ -67,7 +67,13 @@ def open_delivery(
 
 
 def _boxes(
-    settings: Settings, health: Health, resource: Resource, *, cwd: Path | None, environ: Mapping[str, str]
+    settings: Settings,
+    health: Health,
+    resource: Resource,
+    accounts: Accounts,
+    *,
+    cwd: Path | None,
+    environ: Mapping[str, str],
 ) -> Boxes:
     folder = outbox_folder(settings.spool, cwd=cwd, environ=environ)
     service = str(resource.attributes.get(SERVICE_NAME, ""))
