@@ -464,7 +464,7 @@ def test_what_timed_out_counts_as_an_error() -> None:
 
 
 def test_keep_forces_a_trace_from_a_run_a_request_and_baggage() -> None:
-    with traced(NEVER) as run:
+    with traced(NEVER, trust_baggage=True) as run:
         assert not keep()
         root = run.start()
         tool = run.start(TOOL, root)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from opentelemetry.baggage import get_baggage, set_baggage
 from opentelemetry.context import (
     _SUPPRESS_INSTRUMENTATION_KEY,
     Context,
@@ -18,11 +20,18 @@ from opentelemetry.context import (
 )
 from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
 
+from aiobs_core import semconv
+
+if TYPE_CHECKING:
+    from aiobs_core._span import AgentSpan
+
 SUPPRESS_KEY: Final[str] = (
     _SUPPRESS_INSTRUMENTATION_KEY  # every instrumentation reads this key, private or not
 )
 (SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())  # the key is private, what it is put under is not
 RUN_KEY: Final = create_key("aiobs-run")
+(BAGGAGE_KEY,) = set_baggage("", "", Context())  # as SPAN_KEY
+_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def context_with(context: Context, span: Span) -> Context:
@@ -44,9 +53,42 @@ class RequestAttributes:
     privacy_policy: str | None = None
 
 
+_CARRIED: Final = {
+    "request_id": semconv.REQUEST_ID,
+    "session_id": semconv.SESSION_ID,
+    "tenant_id": semconv.TENANT_ID,
+}
+"""What of it crosses the border of a process, by the key of the baggage."""
+
 request_attributes: ContextVar[RequestAttributes | None] = ContextVar(
     "aiobs_request_attributes", default=None
 )
+
+
+def identity_in(context: Context) -> RequestAttributes | None:
+    """What the baggage of a context says of the request; anybody may have sent it, so only short plain ids count."""
+    if BAGGAGE_KEY not in context:
+        return None
+    found = {
+        field: value
+        for field, name in _CARRIED.items()
+        if isinstance(value := get_baggage(name, context), str) and _ID.fullmatch(value)
+    }
+    return RequestAttributes(**found) if found else None  # type: ignore[arg-type]  # all of them are texts
+
+
+def request_for(context: Context, parent: AgentSpan | None) -> RequestAttributes | None:
+    """The request that a run belongs to: as the application says, else as its parent; of a root, also as the baggage does."""
+    request = request_attributes.get()
+    if parent is not None:
+        return request or parent.request
+    came = identity_in(context) if BAGGAGE_KEY in context else None
+    if came is None or request is None:
+        return request or came
+    missing = {
+        name: value for name in _CARRIED if (value := getattr(came, name)) and getattr(request, name) is None
+    }
+    return replace(request, **missing) if missing else request
 
 
 @contextmanager

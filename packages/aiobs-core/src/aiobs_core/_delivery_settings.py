@@ -1,4 +1,4 @@
-"""The settings of delivery; a part of `Settings`."""
+"""The settings of delivery and of calls to other services; a part of `Settings`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiobs_core._setting_sources import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverySettings(LogSettings):
-    """Where spans wait that the OTLP receiver has not taken yet."""
+    """Where spans wait that the OTLP receiver has not taken yet, and what passes the border of the process with calls."""
 
     spool: str = setting(
         values.store,
@@ -32,4 +32,18 @@ class DeliverySettings(LogSettings):
         86_400.0,
         "AIOBS_SPOOL_MAX_AGE_S",
         "Age at which spans are given up that the receiver still does not take, and counted.",
+    )
+    baggage_keys: tuple[str, ...] = setting(
+        values.names,
+        (),
+        "AIOBS_BAGGAGE_KEYS",
+        "Keys of W3C baggage that came with a request and are passed on with calls to other services, besides the request's own "
+        "identity; separated by commas.",
+    )
+    trust_baggage: bool = setting(
+        values.boolean,
+        False,
+        "AIOBS_TRUST_BAGGAGE",
+        "Whether baggage that came with a request (`ai.agent.sampling.keep`) may force its trace to be kept. Only where all callers "
+        "are your own: whoever may force it can fill your backend.",
     )

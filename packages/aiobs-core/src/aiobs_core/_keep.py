@@ -6,26 +6,25 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from opentelemetry.baggage import get_baggage, set_baggage
+from opentelemetry.baggage import get_baggage
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
 from aiobs_core import semconv
-from aiobs_core._context import RUN_KEY, SPAN_KEY
+from aiobs_core._context import BAGGAGE_KEY, RUN_KEY, SPAN_KEY
 from aiobs_core._span import AgentSpan
 
-(_BAGGAGE_KEY,) = set_baggage("", "", Context())  # the key is private, what it is put under is not
 _YES: Final = frozenset({"1", "true"})
 
 
-def is_forced(context: Context) -> bool:
-    """Whether W3C baggage, as it came with the request, asks for the trace to be kept, or `keep` did in the span around it.
+def is_forced(context: Context, *, trusts_baggage: bool) -> bool:
+    """Whether `keep` was called in the span around it, or W3C baggage asks for the trace to be kept, where that is trusted.
 
     Of a provider that the application made that span never passes here.
     """
     if not context:
         return False
-    if _BAGGAGE_KEY in context:
+    if trusts_baggage and BAGGAGE_KEY in context:
         asked = get_baggage(semconv.SAMPLING_KEEP, context)
         if isinstance(asked, (str, int)) and str(asked).strip().lower() in _YES:
             return True
@@ -37,7 +36,7 @@ def keep() -> bool:
     """Have the current trace kept, whatever the sampling policy says.
 
     To be called before the outermost run or request has ended: afterwards its decision has been made. For what other services
-    record of the same trace set the baggage `ai.agent.sampling.keep=true`, which travels with the request. Never raises, takes
+    record of the same trace, `aiobs_core.propagation` takes it along as baggage, which they follow with `AIOBS_TRUST_BAGGAGE`. Never raises, takes
     about a microsecond, and may be called from any thread or task in which the run is current.
 
     Returns:

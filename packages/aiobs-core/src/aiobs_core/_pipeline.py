@@ -154,7 +154,7 @@ class Pipeline:
             flags, state = TraceFlags(sampled), result.trace_state or state
         trace = LocalTrace(trace_id, flags, state, self._signals)
         if self._samples:  # who drops nothing need not ask what has to be kept
-            trace.is_forced = is_forced(context)
+            trace.is_forced = is_forced(context, trusts_baggage=self._settings.trust_baggage)
         return trace
 
     def switch(self, settings: Settings) -> None:

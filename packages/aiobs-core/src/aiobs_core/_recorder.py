@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from aiobs_core._context import RUN_KEY, SPAN_KEY, SUPPRESS_KEY, context_with, request_attributes
+from aiobs_core._context import RUN_KEY, SPAN_KEY, SUPPRESS_KEY, context_with, request_for
 from aiobs_core._health import Health
 from aiobs_core._inside import foreign_parent, innermost, is_inside, leave, note_place, running_loop
 from aiobs_core._open_run import OpenRuns, TransparentRun, http_status, pauses
@@ -391,7 +391,7 @@ class Recorder:
         trace = parent.trace if parent is not None else self._pipeline.new_trace(context, parent_context)
         span_id = self._pipeline.new_span_id()
         span = AgentSpan(key, operation, trace, parent, parent_context, outer, scope, span_id)
-        span.request = request_attributes.get() or (parent.request if parent is not None else None)
+        span.request = request_for(context, parent)
         span.in_event_loop = running_loop() is not None
         return span
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import secrets
 import stat
 import sys
@@ -113,6 +114,14 @@ def _publish(temporary: Path, path: Path) -> None:
     except OSError:  # a file system without hard links
         if not path.exists():
             temporary.replace(path)
+
+
+_HASH: Final = re.compile(r"[0-9a-f]{6}:[0-9a-f]{32}")
+
+
+def is_hash(text: str) -> bool:
+    """Whether a text has the form of a hash, such as one that another process has made."""
+    return _HASH.fullmatch(text) is not None
 
 
 class Hasher:

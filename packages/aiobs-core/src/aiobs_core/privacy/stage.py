@@ -18,7 +18,7 @@ from aiobs_core._run import Run
 from aiobs_core._switches import TRACES
 from aiobs_core.privacy.content import Asked, ContentReader, Rules, Tally, rules_of
 from aiobs_core.privacy.foreign import ForeignMask, ForeignSpan
-from aiobs_core.privacy.hashing import NO_KEYS, Hasher, HashKeys
+from aiobs_core.privacy.hashing import NO_KEYS, Hasher, HashKeys, is_hash
 from aiobs_core.privacy.keys import keys_in_force
 from aiobs_core.privacy.modes import modes_in_force
 from aiobs_core.privacy.overflow import MAX_CHARS, put_aside
@@ -197,7 +197,8 @@ class Privacy:
             if key not in self._users:
                 if len(self._users) >= _MAX_USERS:
                     self._users.clear()
-                self._users[key] = self.hasher.hash("user_id", user)
+                # One that came with a request was hashed by whoever sent it.
+                self._users[key] = user if is_hash(user) else self.hasher.hash("user_id", user)
             if (digest := self._users[key]) is not None:
                 found[name] = digest
         elif mode == "masked":
