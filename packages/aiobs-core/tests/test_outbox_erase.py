@@ -510,6 +510,15 @@ def test_the_command_works_where_there_is_an_outbox_only(project, folder, box, o
     assert not (project / ".aiobs").exists()
 
 
+def test_the_spool_can_be_named_as_for_doctor(project, folder, box, of_user, capsys, monkeypatch):
+    put(box, of_user(ADA))
+    monkeypatch.setenv("AIOBS_SPOOL", "off")
+    code, _, err = run(capsys, "erase", "--user", ADA, "--spool", str(project / "none"), "--yes")
+    assert (code, "There is no spool in" in err) == (1, True)
+    code, out, _ = run(capsys, "erase", "--user", ADA, "--spool", str(folder), "--yes")
+    assert (code, out.startswith("Erased 1 trace (1 span that waited to be sent)")) == (0, True)
+
+
 def test_users_that_wait_under_another_key_are_no_success(project, box, of_user, monkeypatch, capsys):
     put(box, of_user(ADA), of_user("in the clear"))
     monkeypatch.setenv("AIOBS_HASH_KEY", "some key, but not the application's")

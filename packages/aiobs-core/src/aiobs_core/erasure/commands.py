@@ -70,6 +70,7 @@ def add_erase(commands: SubParsers[argparse.ArgumentParser]) -> None:
         help="all traces that ended before a date or date-time in ISO 8601 (local time, unless it says otherwise)",
     )
     add_store_option(erase)
+    erase.add_argument("--spool", metavar="DIR", help="folder of the spool (default: as AIOBS_SPOOL says)")
     erase.add_argument("--yes", action="store_true", help="do not ask")
     erase.add_argument("--json", action="store_true", help="what was erased as a JSON object")
     erase.set_defaults(run=_erase)
@@ -118,7 +119,7 @@ def _erase(arguments: argparse.Namespace) -> int:
 
     settings = Settings.load()
     folder = folder_of(arguments.store, settings)
-    places = _places(arguments.store, folder, settings)
+    places = _places(arguments, folder, settings)
     if places.store is None and not places.outboxes:
         raise AiobsError("AIOBS_STORE is `off`; name the folder of a store with --store. Nothing was erased.")
     selection = _selection(arguments, settings)
@@ -162,13 +163,21 @@ def _why_none(places: Places, settings: Settings) -> tuple[str, bool]:
     return why_no_user(places, keys, key_source(settings))
 
 
-def _places(given: str | None, folder: Path | None, settings: Settings) -> Places:
-    """Where to look: in the folder that was given only, else in those of the store and of the spool."""
+def _places(arguments: argparse.Namespace, folder: Path | None, settings: Settings) -> Places:
+    """Where to look: in the folders that were given only, else in those of the store and of the spool."""
     from aiobs_core.erasure.everywhere import places_in
+    from aiobs_core.export.outbox_erase import has_outbox
     from aiobs_core.export.outbox_place import outbox_folder
 
-    spool = None if given else outbox_folder(settings.spool, cwd=Path.cwd(), environ=_ENVIRON)
-    return places_in(folder, spool)
+    if arguments.spool is not None:
+        spool = Path(arguments.spool).expanduser()
+        if not has_outbox(spool):
+            raise AiobsError(f"There is no spool in {spool} (--spool). Nothing was erased.")
+        return places_in(folder if arguments.store is not None else None, spool)
+    return places_in(
+        folder,
+        None if arguments.store else outbox_folder(settings.spool, cwd=Path.cwd(), environ=_ENVIRON),
+    )
 
 
 def _selection(arguments: argparse.Namespace, settings: Settings) -> _Selection:
