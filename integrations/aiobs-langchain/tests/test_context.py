@@ -24,6 +24,8 @@ from opentelemetry.propagate import extract, inject
 from scenarios import every, is_child, kind, names, one, parent_id, parent_of, path, roots, traces
 from typing_extensions import TypedDict
 
+import aiobs_core
+
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -314,9 +316,14 @@ async def test_the_trace_id_of_a_log_line_is_the_one_of_the_run_it_is_written_in
     assert [(here.trace_id, here.span_id) for here in seen] == [(span.context.trace_id, span.context.span_id)]
 
 
-async def test_siblings_in_one_task_do_not_nest(subject):
+@pytest.mark.parametrize("around", ["another instrumentation", "a request of ours"])
+async def test_siblings_in_one_task_do_not_nest(subject, around):
     """A batch starts all its runs before any of them works; a list of prompts does the same."""
-    with subject.tracer().start_as_current_span("request"):
+    with (
+        subject.tracer().start_as_current_span("request")
+        if around.startswith("another")
+        else aiobs_core.span("request", kind="request")
+    ):
         (IDENTITY | FakeChat()).batch(["a", "b", "c"], subject.config())
         FakeChat(model="fake-2").generate([[], []], callbacks=subject.callbacks)
         await FakeChat(model="fake-3").agenerate([[], []], callbacks=subject.callbacks)

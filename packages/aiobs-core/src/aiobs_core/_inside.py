@@ -46,10 +46,8 @@ def innermost(span: AgentSpan, frame_id: int) -> Span:
     frames: set[int] | None = None
     found: Span = span
     while isinstance(found, AgentSpan):
-        root = found
-        while root.parent is not None:
-            root = root.parent
-        if not root.frame_id:
+        root = _framed(found)
+        if root is None:
             return found
         if not _is_here(root):
             if not root.end_ns and _is_inside_elsewhere(root):
@@ -62,6 +60,17 @@ def innermost(span: AgentSpan, frame_id: int) -> Span:
                 return found
         outer = root.outer
         found = outer.current() if isinstance(outer, AgentSpan) else outer
+    return found
+
+
+def _framed(span: AgentSpan) -> AgentSpan | None:
+    """The outermost run around it, or itself, of which the place is known: a request or a manual span has none."""
+    found = None
+    above: AgentSpan | None = span
+    while above is not None:
+        if above.frame_id:
+            found = above
+        above = above.parent
     return found
 
 

@@ -45,6 +45,10 @@ class Kind(_Name):
     PARSER = "parser"
     GUARDRAIL = "guardrail"
     EVALUATOR = "evaluator"
+    REQUEST = "request"  # as a server takes it: HTTP, RPC
+    STAGE = "stage"  # a part of a request that no framework reports
+    PRODUCER = "producer"  # a message is sent
+    CONSUMER = "consumer"  # one is worked on
 
 
 class Stage(_Name):

@@ -364,7 +364,7 @@ class Recorder:
             return self.find(key)
         if span.parent is not None:
             span.parent.open_children[span.span_id] = span
-        elif frame_id:
+        if frame_id and (span.parent is None or not span.parent.frame_id):  # the outermost of its framework
             note_place(span, frame_id)
         span.adopts = adopts
         span.subject = subject

@@ -30,10 +30,12 @@ _IMPLIED_STAGE: Final = {
     Kind.EMBEDDING: Stage.PRE_PROCESS,
     Kind.PROMPT: Stage.PRE_PROCESS,
     Kind.PARSER: Stage.POST_PROCESS,
+    Kind.PRODUCER: Stage.EXTERNAL_API,
 }
 # Held here because looking up a member of an enum takes a thousand instructions on Python 3.11.
 _AGENT: Final = Kind.AGENT
 _CHAIN: Final = Kind.CHAIN
+_ENTRANCES: Final = (Kind.REQUEST, Kind.CONSUMER)  # what begins right inside is a workflow of its own
 _MODEL: Final = Kind.MODEL
 _WORKFLOW: Final = Kind.WORKFLOW
 _SUCCESS: Final = RunStatus.SUCCESS
@@ -154,7 +156,7 @@ class Reader:
             self._settle_usage(run, run.outcome.usage)
         if span.promoted_kind is not None and (run.kind is _CHAIN or run.kind is _WORKFLOW):
             run.kind = Kind(span.promoted_kind)
-        elif run.kind is _CHAIN and span.is_local_root:
+        elif run.kind is _CHAIN and (span.is_local_root or _is_entrance(parent)):
             run.kind = _WORKFLOW
         run.stage = operation.stage or _IMPLIED_STAGE.get(run.kind)
         if parent is not None:
@@ -305,6 +307,10 @@ class Reader:
             self._paused[conversation] = (span.own_context(), span.end_ns)
             if len(self._paused) > _MAX_PAUSED:
                 self._paused.popitem(last=False)
+
+
+def _is_entrance(span: AgentSpan | None) -> bool:
+    return span is not None and span.operation.kind in _ENTRANCES  # type: ignore[union-attr]  # it has been read
 
 
 def status_of(error: type[BaseException]) -> RunStatus:

@@ -34,6 +34,8 @@ _NARROW_NAME: Final = 8  # of the root, in a line of totals
 _REQUEST_WIDTH: Final = 24
 _ENDING_WIDTH: Final = 16
 _COLOUR_OF_KIND: Final = {
+    Kind.REQUEST: "35",
+    Kind.CONSUMER: "35",
     Kind.WORKFLOW: "35",
     Kind.AGENT: "35",
     Kind.MODEL: "36",

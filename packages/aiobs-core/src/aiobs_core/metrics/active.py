@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiobs_core.metrics.labels import LabelValues
 
 _CHAIN: Final = Kind.CHAIN
-_PLUMBING: Final = (Kind.CHAIN, Kind.PROMPT, Kind.PARSER)
+_PLUMBING: Final = (Kind.CHAIN, Kind.PROMPT, Kind.PARSER, Kind.STAGE, Kind.PRODUCER)
 _NOTHING: Final[Attributes] = ()
 
 

@@ -33,6 +33,10 @@ _RERANKER: Final = Kind.RERANKER
 _RETRIEVER: Final = Kind.RETRIEVER
 _TOOL: Final = Kind.TOOL
 _ERROR: Final = RunStatus.ERROR
+_PARTS: Final = (
+    Kind.STAGE,
+    Kind.PRODUCER,
+)  # never a whole request, also where nothing of ours is around them
 _CALLS_A_MODEL: Final = (_MODEL, _EMBEDDING)
 _NAMED_FROM: Final = (
     5  # of what makes a sort of runs, the names; an application may have bound them to anything
@@ -223,7 +227,7 @@ class Measure:
         values = self._values(run)
         bound = _Bound(values)
         stages: list[str | None] = [] if run.stage is None else [run.stage.value]
-        if run.span.is_local_root:
+        if run.span.is_local_root and run.kind not in _PARTS:
             stages.append(names.TOTAL)
         for stage in stages or [None]:
             given = values if stage is None else {**values, names.STAGE: stage}

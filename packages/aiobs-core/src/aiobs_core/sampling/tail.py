@@ -141,7 +141,7 @@ class TailSampler:
         if known is not None:
             is_news = self._matcher.note(known, facts_of_run(run))
             if run.above is None:
-                known.operation = run.operation.name
+                known.operation = run.span.name_override or run.operation.name
         self._place(trace, run, bytes_of_run(run), is_news, out, has_ended=span.is_local_root)
         if trace.decision is None and run.above is None:  # a root that is no run does not pass
             root = span.local_root
@@ -179,7 +179,7 @@ class TailSampler:
             return False
         known = Known()
         self._matcher.note(known, facts_of_run(run))
-        known.operation = run.operation.name
+        known.operation = run.span.name_override or run.operation.name
         randomness = mixed(trace_id) if self._is_second else randomness_of(trace_id)
         decision = self._matcher.decide(known, randomness, now_ns)
         if decision.is_kept:

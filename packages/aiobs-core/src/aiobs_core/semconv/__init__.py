@@ -295,6 +295,11 @@ GEN_AI_RETRIEVAL_DOCUMENTS = _gen_ai("gen_ai.retrieval.documents", "string", "Do
 
 # --- stable OpenTelemetry -----------------------------------------------------------------------------------
 ERROR_TYPE = _otel("error.type", "string", "Class of the error; never its message")
+HTTP_REQUEST_METHOD = _otel("http.request.method", "string", "Method; _OTHER for one that HTTP does not know")
+HTTP_RESPONSE_STATUS_CODE = _otel("http.response.status_code", "int", "Status of the answer")
+HTTP_ROUTE = _otel("http.route", "string", "Pattern of the path that the framework matched")
+URL_PATH = _otel("url.path", "string", "Path without the query")
+URL_SCHEME = _otel("url.scheme", "string", "http, https, ws or wss")
 SERVER_ADDRESS = _otel("server.address", "string", "Host of the endpoint")
 SERVER_PORT = _otel("server.port", "int", "Port of the endpoint")
 EXCEPTION_TYPE = _otel("exception.type", "string", "Class of a recorded exception")

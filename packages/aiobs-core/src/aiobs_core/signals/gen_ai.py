@@ -18,9 +18,15 @@ _MODEL: Final = Kind.MODEL
 _RETRIEVER: Final = Kind.RETRIEVER
 _TOOL: Final = Kind.TOOL
 _WORKFLOW: Final = Kind.WORKFLOW
-_CLIENT_SPAN: Final = SpanKind.CLIENT
 _INTERNAL_SPAN: Final = SpanKind.INTERNAL
-_CLIENT: Final = (_MODEL, _RETRIEVER, _EMBEDDING)
+_SPAN_KINDS: Final = {
+    _MODEL: SpanKind.CLIENT,
+    _RETRIEVER: SpanKind.CLIENT,
+    _EMBEDDING: SpanKind.CLIENT,
+    Kind.REQUEST: SpanKind.SERVER,
+    Kind.PRODUCER: SpanKind.PRODUCER,
+    Kind.CONSUMER: SpanKind.CONSUMER,
+}
 REASONING_LEVELS: Final = {"none", "minimal", "low", "medium", "high", "xhigh", "max", "auto"}
 FLOATS: Final = (
     ("temperature", semconv.GEN_AI_REQUEST_TEMPERATURE),
@@ -51,8 +57,8 @@ def span_name(run: Run) -> str:
 
 
 def span_kind(run: Run) -> SpanKind:
-    """CLIENT for calls to a service, INTERNAL for everything else."""
-    return _CLIENT_SPAN if run.kind in _CLIENT else _INTERNAL_SPAN
+    """CLIENT for calls to a service, the kinds of servers and brokers, INTERNAL for everything else."""
+    return _SPAN_KINDS.get(run.kind, _INTERNAL_SPAN)
 
 
 class Dialect:

@@ -21,6 +21,10 @@ _KINDS: Final = {
     Kind.PARSER: "CHAIN",
     Kind.GUARDRAIL: "GUARDRAIL",
     Kind.EVALUATOR: "EVALUATOR",
+    Kind.REQUEST: "CHAIN",
+    Kind.STAGE: "CHAIN",
+    Kind.PRODUCER: "CHAIN",
+    Kind.CONSUMER: "CHAIN",
 }
 _CONTENT: Final = (
     (
