@@ -140,17 +140,18 @@ class Recorder:
         if not run.first_chunk_ns:
             run.first_chunk_ns = perf_counter_ns() + run.trace.clock_offset_ns
 
-    def end(self, key: Hashable, outcome: OutcomeSource | None = None) -> None:
+    def end(self, key: Hashable, outcome: OutcomeSource | None = None, *, end_ns: int = 0) -> None:
         """End a run normally; a key that is not open is ignored.
 
         Args:
             key: Key of the run.
             outcome: What came back, or a function that says so later in the worker.
+            end_ns: When, on the clock of its trace; 0: now.
         """
         span = self._runs.pop(key, None)
         if type(span) is AgentSpan:
             span.outcome = outcome
-            span.finish()
+            span.finish(end_ns)
             self._ended(span)
 
     def fail(self, key: Hashable, error: BaseException, outcome: OutcomeSource | None = None) -> None:
@@ -187,9 +188,9 @@ class Recorder:
         collected: RunStatus = RunStatus.ABANDONED,
         told_as: Hashable | None = None,
     ) -> None:
-        """Let an open run go on in a stream that has been returned to the caller, who is not inside it any more.
+        """Let an open run go on in a stream that has been returned to the caller: what was current before is so again.
 
-        What was current before is current again. The run is closed with the stream's collection, if it is open then.
+        The run is closed with the stream's collection, if it is open then.
 
         Args:
             key: Key of the run; one that is not open is ignored.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import Token
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
@@ -33,6 +34,20 @@ from aiobs_core._span import AgentSpan
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
 
+__all__ = [
+    "HEADERS",
+    "Headers",
+    "RequestAttributes",
+    "RequestPropagator",
+    "continued",
+    "extract",
+    "identity_in",
+    "inject",
+    "install",
+    "request_in_force",
+    "set_request",
+    "unset_request",
+]
 _BAGGAGE: Final = "baggage"
 _TRACEPARENT: Final = "traceparent"
 _TRACESTATE: Final = "tracestate"
@@ -143,6 +158,24 @@ def continued(carrier: Any, *, getter: Getter[Any] = HEADERS) -> Iterator[Contex
     finally:
         request_attributes.reset(given)
         detach(token)
+
+
+def request_in_force() -> RequestAttributes | None:
+    """What `using_attributes` or a server says of the request here."""
+    return request_attributes.get()
+
+
+def set_request(request: RequestAttributes) -> Token[RequestAttributes | None]:
+    """Let the runs that start here belong to a request, until `unset_request`: for servers, which are no blocks."""
+    return request_attributes.set(request)
+
+
+def unset_request(token: Token[RequestAttributes | None]) -> None:
+    """Undo `set_request`; does nothing in another context, where it was never done."""
+    try:
+        request_attributes.reset(token)
+    except ValueError:
+        return
 
 
 def _propagator() -> RequestPropagator:

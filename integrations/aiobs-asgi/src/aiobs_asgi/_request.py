@@ -1,0 +1,205 @@
+"""One request while it is answered: its span, its stages, its identity. The same for ASGI and WSGI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import Token
+from functools import partial
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.trace import Span, SpanContext
+
+from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Stage, keep, semconv
+from aiobs_core.propagation import extract, set_request, unset_request
+
+if TYPE_CHECKING:
+    from aiobs_asgi._incoming import Incoming
+    from aiobs_asgi._options import Options
+    from aiobs_core import AgentSpan
+    from aiobs_core.propagation import RequestAttributes
+
+SCOPE: Final = "aiobs.asgi"
+_RECEIVE: Final = Operation(kind=Kind.STAGE, name=Stage.PROMPT_RECEIVE.value, stage=Stage.PROMPT_RECEIVE)
+_SEND: Final = Operation(kind=Kind.STAGE, name=Stage.RESPONSE_SEND.value, stage=Stage.RESPONSE_SEND)
+_GONE: Final = Outcome(status=RunStatus.CANCELLED)
+METHODS: Final = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
+)
+_TRACEPARENT: Final = "traceparent"
+_SERVER_TIMING: Final = "server-timing"
+
+TraceHeaders = Sequence[tuple[str, str]]
+
+
+class Request:
+    """Owned by the task or thread that answers it."""
+
+    __slots__ = (
+        "_around",
+        "_attached",
+        "_given",
+        "_options",
+        "_receiving",
+        "_recorder",
+        "_sending",
+        "_span",
+        "ended_ns",
+        "is_complete",
+        "is_gone",
+        "request_id",
+        "route",
+        "status",
+    )
+
+    def __init__(self, options: Options, recorder: Recorder, around: Span | None) -> None:
+        self._options = options
+        self._recorder = recorder
+        self._around = around  # another instrumentation's span of the same request
+        self._attached: Token[Context] | None = None
+        self._given: Token[RequestAttributes | None] | None = None
+        self._span: AgentSpan | None = None
+        self._receiving: AgentSpan | None = None
+        self._sending: AgentSpan | None = None
+        self.ended_ns = 0
+        self.is_complete = False
+        self.is_gone = False
+        self.request_id = ""
+        self.route: str | None = None
+        self.status = 0
+
+    def begin(
+        self,
+        asked: Callable[[], Operation],
+        incoming: Callable[[], Incoming],
+        *,
+        trace_headers: TraceHeaders,
+        request_id: str | None,
+        is_forced: bool,
+        has_body: bool,
+    ) -> None:
+        """Open the span and the first stage.
+
+        Args:
+            asked: The operation, read by the worker.
+            incoming: For the application's extractors.
+            trace_headers: W3C headers that came, in lower case.
+            request_id: The header's.
+            is_forced: Whether a header asks for the trace to be kept.
+            has_body: Whether more of the request is to come.
+        """
+        if trace_headers and self._around is None:
+            self._attached = attach(Context({**get_current(), **extract(trace_headers)}))
+        start = self._recorder.start
+        if self._around is None:
+            self._span = start(self, asked, scope=SCOPE)
+        here = self.context
+        default = f"{here.trace_id:032x}" if here is not None and here.is_valid else None
+        identity = self._options.identity(get_current(), incoming, request_id, default=default)
+        self._given = set_request(identity)
+        if self._span is not None:
+            self._span.request = identity
+        if self._around is not None and identity.request_id:
+            self._around.set_attribute(semconv.REQUEST_ID, identity.request_id)
+        self.request_id = identity.request_id or ""
+        self._receiving = start((self, 0), _RECEIVE, parent=self, scope=SCOPE, make_current=False)
+        if not has_body:
+            self.received()
+        if is_forced:
+            keep()
+
+    @property
+    def context(self) -> SpanContext | None:
+        """Of the request's span."""
+        span = self._span if self._around is None else self._around
+        return None if span is None else span.get_span_context()
+
+    def received(self) -> None:
+        """All of the request has come."""
+        if self._receiving is not None:
+            self._recorder.end((self, 0))
+            self._receiving = None
+
+    def answered(self, status: int) -> list[tuple[str, str]]:
+        """The answer begins; returns the headers to add to it."""
+        self.received()
+        self.status = status
+        self._sending = self._recorder.start((self, 1), _SEND, parent=self, scope=SCOPE, make_current=False)
+        headers = [(self._options.request_id_header, self.request_id)] if self.request_id else []
+        here = self.context
+        if here is not None and here.is_valid:
+            parent = f"00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags & 0xFF:02x}"
+            headers.append((_TRACEPARENT, parent))
+            if self._options.server_timing:
+                headers.append((_SERVER_TIMING, self._timing(parent)))
+        return headers
+
+    def _timing(self, parent: str) -> str:
+        timing = f'{_TRACEPARENT};desc="{parent}"'
+        if self._span is not None:
+            spent_ms = (perf_counter_ns() - self._span.started_ns) / 1e6
+            timing += f", total;dur={spent_ms:.1f}"  # until here: headers come first
+        return timing
+
+    def sent(self) -> None:
+        """The answer has gone out."""
+        self.is_complete = True
+        self._close_sending()
+        if self._span is not None:
+            self.ended_ns = perf_counter_ns() + self._span.trace.clock_offset_ns
+
+    def _close_sending(self, outcome: Outcome | None = None) -> None:
+        if self._sending is not None:
+            self._recorder.end((self, 1), outcome)
+            self._sending = None
+
+    def end(
+        self,
+        answered: Callable[[int], Outcome],
+        *,
+        route: str | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """The application has returned, or raised.
+
+        Args:
+            answered: The outcome for a status, read by the worker.
+            route: The pattern of the path, if it is known.
+            error: What it raised.
+        """
+        is_broken = not self.is_complete and (self.is_gone or error is not None)
+        self.received()
+        self._close_sending(_GONE if is_broken else None)
+        span = self._span
+        if span is not None:
+            if route:
+                span.update_name(route)
+            outcome = partial(answered, self.status)
+            if error is not None:
+                self._recorder.fail(self, error, outcome)
+            elif self.is_gone and not self.is_complete:
+                self._recorder.end(self, partial(_gone, outcome))
+            else:
+                self._recorder.end(self, outcome, end_ns=self.ended_ns)
+        if self._given is not None:
+            unset_request(self._given)
+        if self._attached is not None:
+            detach(self._attached)
+
+
+def _gone(outcome: Callable[[], Outcome]) -> Outcome:
+    """The caller did not wait for the whole answer."""
+    return outcome()._replace(status=RunStatus.CANCELLED, error_type=None)
+
+
+def outcome_of(status: int, route: str | None) -> Outcome:
+    """What an HTTP status says: 5xx is the server's error, everything else an answer."""
+    attributes: dict[str, str | int] = {}
+    if status:
+        attributes[semconv.HTTP_RESPONSE_STATUS_CODE] = status
+    if route:
+        attributes[semconv.HTTP_ROUTE] = route
+    if status >= 500:
+        return Outcome(attributes=attributes, status=RunStatus.ERROR, error_type=str(status))
+    return Outcome(attributes=attributes)
