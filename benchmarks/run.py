@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import delivery, imports, instructions, sampling, timing, worker
+from benchmarks import delivery, imports, instructions, requests, sampling, timing, worker
 from benchmarks.scenarios import FRAMEWORKS, load
 from benchmarks.tables import Gate, gate_table
 
@@ -67,9 +67,12 @@ def _time(*, quick: bool) -> tuple[Mapping[str, float], list[Gate]]:
     of_delivery = delivery.measure(rounds)
     print(delivery.report(of_delivery))
     found |= of_delivery
+    of_requests = requests.measure(rounds)
+    print(requests.report(of_requests))
+    found |= of_requests
     found |= imports.import_times(_QUICK_PROCESSES if quick else _PROCESSES)
     print(imports.report(found))
-    parts = (timing, worker, sampling, delivery, imports)
+    parts = (timing, worker, sampling, delivery, requests, imports)
     return found, [gate for part in parts for gate in part.gates(found)]
 
 

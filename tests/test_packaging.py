@@ -41,6 +41,7 @@ PUBLIC_NAMES = {
         "suppressed",
         "using_attributes",
     ],
+    "aiobs_asgi": ["AiObsMiddleware", "AiObsWsgiMiddleware", "Incoming"],
     "aiobs_testing": ["ConformanceSuite", "Driver", "Telemetry"],
 }
 INTEGRATIONS = sorted(
@@ -155,7 +156,7 @@ def test_public_names_are_the_listed_ones(package: str) -> None:
     assert sorted(importlib.import_module(package).__all__) == sorted(PUBLIC_NAMES[package])
 
 
-@pytest.mark.parametrize("package", INTEGRATIONS)
+@pytest.mark.parametrize("package", [package for package in INTEGRATIONS if package not in PUBLIC_NAMES])
 def test_an_integration_exports_its_handler_and_its_instrumentor(package: str) -> None:
     handler, instrumentor, *_ = sorted(importlib.import_module(package).__all__)
     assert handler == "AiObsCallbackHandler"

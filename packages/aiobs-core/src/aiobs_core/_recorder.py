@@ -240,7 +240,6 @@ class Recorder:
 
     @property
     def open_runs(self) -> int:
-        """Runs that have started and not ended."""
         return len(self._runs)
 
     def is_busy(self, scope: str) -> bool:
