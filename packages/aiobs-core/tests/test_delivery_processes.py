@@ -132,7 +132,8 @@ def kill_rounds(rounds, environ, capsys, tmp_path):
         receiver.fail_with = None
         received, total = drain(receiver, there, told, capsys, tmp_path)
     assert len(told) >= rounds
-    twice = sum(count > 1 for count in received.values())  # as `aiobs doctor` counts them: spans, not arrivals
+    # As `aiobs doctor` counts them: spans, not arrivals.
+    twice = sum(count > 1 for count in received.values())
     assert twice <= total["repeated"], "a span arrived twice, and nobody says that it may have"
 
 
