@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceState
 
+from aiobs_core.privacy.calls import is_query, without_query
 from aiobs_core.privacy.messages import readable
 
 if TYPE_CHECKING:
@@ -174,7 +175,14 @@ class ForeignMask:
         within = field_of(event) if event else _OTHER
         for key, value in (given or {}).items():
             field = field_of(key) or within
-            masked = self.value(key, value) if field == _OTHER else self._of_field(field, value)
+            if field != _OTHER:
+                masked = self._of_field(field, value)
+            elif not self._masker.masks_secrets:
+                masked = self.value(key, value)
+            elif is_query(key):
+                continue
+            else:
+                masked = self.value(key, without_query(key, value) if isinstance(value, str) else value)
             if masked is not None:
                 found[self.text(key)] = masked
         return found

@@ -82,6 +82,11 @@ class Masker:
 
     # --- text -------------------------------------------------------------------------------------------------------
 
+    @property
+    def masks_secrets(self) -> bool:
+        """Whether credentials are looked for: a policy without that lets everything out on purpose."""
+        return self._masks_secrets
+
     def text(self, text: str, count: Count = count_nothing, *, max_chars: int | None = None) -> str:
         """The text with every value replaced, and cut to `max_chars` so that no part of a value is left at the cut."""
         if max_chars is not None and len(text) > max_chars:

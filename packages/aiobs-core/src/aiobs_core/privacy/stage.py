@@ -16,6 +16,7 @@ from aiobs_core import semconv
 from aiobs_core._fork import uninterrupted_by_fork
 from aiobs_core._run import Run
 from aiobs_core._switches import TRACES
+from aiobs_core.privacy.calls import call_of
 from aiobs_core.privacy.content import Asked, ContentReader, Rules, Tally, rules_of
 from aiobs_core.privacy.foreign import ForeignMask, ForeignSpan
 from aiobs_core.privacy.hashing import NO_KEYS, Hasher, HashKeys, is_hash
@@ -243,7 +244,7 @@ class Privacy:
         mask = ForeignMask(rules, tally, max_chars=self._settings.content_max_chars)
         masked = mask.span(span, self.masked_resource(span.resource))
         user = (span.attributes or {}).get(semconv.OI_USER_ID)
-        noted: dict[str, Any] = {}
+        noted: dict[str, Any] = call_of(span.kind, masked.attributes or {})
         if user and isinstance(user, (str, int, float)) and rules.modes["user_id"] == "hash":
             self._add_user(semconv.USER_ID, str(user), rules, tally, noted)
         if tally.found:

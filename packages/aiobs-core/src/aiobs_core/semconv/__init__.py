@@ -226,7 +226,7 @@ ENDPOINT = _own(
     "ai.agent.endpoint", "string", "Host and port of the endpoint; never path, query or credentials"
 )
 STATUS_CODE = _own(
-    "ai.agent.status_code", "int", "HTTP status of the failed call, as its exception carries it"
+    "ai.agent.status_code", "int", "HTTP status of a call: of a failed model call as its exception carries it"
 )
 
 # --- gen_ai.* -----------------------------------------------------------------------------------------------
