@@ -33,6 +33,16 @@ from aiobs_core._span import AgentSpan
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
 
+__all__ = [
+    "HEADERS",
+    "Headers",
+    "RequestPropagator",
+    "continued",
+    "extract",
+    "identity_in",
+    "inject",
+    "install",
+]
 _BAGGAGE: Final = "baggage"
 _TRACEPARENT: Final = "traceparent"
 _TRACESTATE: Final = "tracestate"
