@@ -12,7 +12,7 @@ from opentelemetry.baggage import clear
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, get_current_span, set_span_in_context
 
-from aiobs_core import Kind, Operation, Recorder, get_recorder, semconv, using_attributes
+from aiobs_core import Kind, Operation, Outcome, Recorder, get_recorder, semconv, using_attributes
 from aiobs_core.propagation import extract, identity_in, install
 from aiobs_messaging._carriers import read
 from aiobs_messaging._foreign import consumer_span
@@ -121,11 +121,15 @@ class Consuming(AbstractContextManager[Span]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.finish(error)
+
+    def finish(self, error: BaseException | None = None, outcome: Outcome | None = None) -> None:
+        """Leave the block, with the error that ended it if there was one."""
         if self._recorder is not None:
             if error is None:
-                self._recorder.end(self)
+                self._recorder.end(self, outcome)
             else:
-                self._recorder.fail(self, error)
+                self._recorder.fail(self, error, outcome)
         self._stack.close()
 
     def _attempt(self, found: dict[str, object]) -> Attempt:
