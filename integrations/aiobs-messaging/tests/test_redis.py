@@ -97,3 +97,4 @@ def test_an_entry_that_is_claimed_again_links_to_the_first_attempt(telemetry, cl
     _, first, second = telemetry.spans()
     assert second["links"] == [{"id": first["id"], "attributes": {semconv.LINK_REASON: "retry"}}]
     assert second["attributes"][semconv.RETRY_ATTEMPT] == 2
+    assert second["attributes"][semconv.MESSAGING_MESSAGE_ID] == entry_id.decode()

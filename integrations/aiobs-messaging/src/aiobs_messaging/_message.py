@@ -38,16 +38,14 @@ def asked(
         batch_size: Messages that are worked on at once, if it is a batch.
         attributes: Further ones; those above win.
     """
-    name = (
-        destination.decode("utf-8", "replace") if isinstance(destination, bytes) else str(destination or "")
-    )
+    name = _text(destination)
     said: dict[str, str | bool | int | float | None] = {
         **(attributes or {}),
         semconv.MESSAGING_SYSTEM: system,
         semconv.MESSAGING_OPERATION_NAME: verb,
         semconv.MESSAGING_OPERATION_TYPE: verb,
         semconv.MESSAGING_DESTINATION_NAME: name or None,
-        semconv.MESSAGING_MESSAGE_ID: None if message_id is None else str(message_id),
+        semconv.MESSAGING_MESSAGE_ID: _text(message_id) or None,
         semconv.MESSAGING_CONSUMER_GROUP_NAME: consumer_group,
         semconv.MESSAGING_BATCH_MESSAGE_COUNT: batch_size,
     }
@@ -56,3 +54,9 @@ def asked(
         target = target or _ANONYMOUS
     known = {key: value for key, value in said.items() if value is not None}
     return Operation(kind=kind, name=f"{verb} {target or name}".rstrip(), attributes=known)
+
+
+def _text(name: object) -> str:
+    if isinstance(name, bytes):  # Redis' clients give ids and names so
+        return name.decode("utf-8", "replace")
+    return "" if name is None else str(name)
