@@ -1,8 +1,8 @@
-"""Celery with a real Redis: a worker in a thread, and one in a process of its own."""
+"""Celery with a real Redis: a worker in a thread, and one with processes of its own."""
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ import pytest
 
 import aiobs_core
 from aiobs_core import semconv
+from aiobs_testing.receiver import OtlpReceiver
 
 pytestmark = [
     pytest.mark.needs("celery", "redis"),
@@ -18,31 +19,22 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"),
 ]
 
-WORKER = """
-import json, sys
+SHOP = """
+import os
 import celery
 import aiobs_core
 import aiobs_messaging.celery
-from aiobs_testing.capture import capture
-from celery.contrib.testing.worker import start_worker
 
-app = celery.Celery("shop", broker=sys.argv[1], backend=sys.argv[1])
-app.conf.task_default_queue = sys.argv[2]
-
-@app.task(name="shop.pack")
-def pack():
-    with aiobs_core.span("wrap", kind="tool"):
-        return "packed"
-
+app = celery.Celery("shop", broker=os.environ["SHOP_URL"], backend=os.environ["SHOP_URL"])
+app.conf.task_default_queue = os.environ["SHOP_QUEUE"]
 aiobs_messaging.celery.instrument()
-with capture() as telemetry:
-    with start_worker(app, pool="solo", perform_ping_check=False, loglevel="ERROR"):
-        print("ready", flush=True)
-        sys.stdin.readline()
-    print(json.dumps([
-        [span.name, f"{span.context.trace_id:032x}", span.parent and f"{span.parent.span_id:016x}", dict(span.attributes)]
-        for span in telemetry.raw()
-    ]))
+
+@app.task(name="shop.pack", bind=True, max_retries=1)
+def pack(self):
+    with aiobs_core.span("wrap", kind="tool"):
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+    return os.getpid()
 """
 
 
@@ -151,18 +143,35 @@ def test_tasks_that_run_in_place_are_inside_their_caller(telemetry, app):
     assert telemetry.tree() == "invoke_workflow answer\n  process shop.pack\n    execute_tool wrap"
 
 
-def test_one_tree_and_one_request_across_two_processes(telemetry, app, url):
-    command = [sys.executable, "-W", "ignore", "-c", WORKER, url, app.conf.task_default_queue]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
-        assert worker.stdout.readline() == "ready\n"
-        with aiobs_core.using_attributes(request_id="r-17"):
-            assert app.send_task("shop.pack").get(timeout=20) == "packed"
-        out, _ = worker.communicate("stop\n", timeout=30)
-    process, tool = json.loads(out.splitlines()[-1])
+def test_workers_that_are_forked_go_on_with_the_tree_and_the_request(telemetry, app, url, tmp_path):
+    """A worker as it is run: a pool of processes, of an application that has called `instrument` before they fork."""
+    (tmp_path / "shop.py").write_text(SHOP, encoding="utf-8")
+    command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "shop", "worker"]
+    command += ["-P", "prefork", "-c", "2", "--loglevel", "ERROR"]
+    with OtlpReceiver() as receiver:
+        environ = {
+            **os.environ,
+            "SHOP_URL": url,
+            "SHOP_QUEUE": app.conf.task_default_queue,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http_endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "AIOBS_CONSOLE": "off",
+        }
+        with subprocess.Popen(command, cwd=tmp_path, env=environ) as worker:
+            with aiobs_core.using_attributes(request_id="r-17"):
+                pid = app.send_task("shop.pack").get(timeout=40)
+            spans = receiver.wait_for_spans(5, 20)
+            worker.terminate()
+    assert pid != worker.pid
     (send,) = telemetry.raw()
-    assert (process[0], tool[0]) == ("process shop.pack", "execute_tool wrap")
-    assert (process[1], process[2]) == (f"{send.context.trace_id:032x}", f"{send.context.span_id:016x}")
-    assert process[3][semconv.REQUEST_ID] == tool[3][semconv.REQUEST_ID] == "r-17"
+    assert {span["trace_id"] for span in spans} == {f"{send.context.trace_id:032x}"}
+    assert {span["attributes"].get(semconv.REQUEST_ID) for span in spans} == {"r-17"}
+    first, second = sorted(
+        (span for span in spans if span["name"] == "process shop.pack"), key=lambda span: span["start_ns"]
+    )
+    assert first["parent_span_id"] == f"{send.context.span_id:016x}"
+    (link,) = second["links"]
+    assert (link["span_id"], link["attributes"]) == (first["span_id"], {semconv.LINK_REASON: "retry"})
 
 
 @pytest.mark.needs("opentelemetry-instrumentation-celery")
