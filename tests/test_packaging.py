@@ -42,10 +42,13 @@ PUBLIC_NAMES = {
         "using_attributes",
     ],
     "aiobs_asgi": ["AiObsMiddleware", "AiObsWsgiMiddleware", "Incoming"],
+    "aiobs_messaging": ["consuming", "inject_headers", "producing"],
     "aiobs_testing": ["ConformanceSuite", "Driver", "Telemetry"],
 }
-INTEGRATIONS = sorted(
-    path.parent.name.replace("-", "_") for path in ROOT.glob("integrations/*/pyproject.toml")
+INTEGRATIONS = sorted(  # of frameworks; those of servers and brokers have no handler
+    path.parent.name.replace("-", "_")
+    for path in ROOT.glob("integrations/*/pyproject.toml")
+    if "opentelemetry_instrumentor" in path.read_text(encoding="utf-8")
 )
 # Hosts of package indexes, spelt so that this file does not name them.
 _REGISTRY = re.compile(

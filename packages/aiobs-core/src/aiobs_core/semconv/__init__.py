@@ -24,6 +24,9 @@ from aiobs_core.semconv._registry import own as _own
 
 SCHEMA_URL_1_41: Final = "https://opentelemetry.io/schemas/1.41.0"
 SCOPE_PREFIX: Final = "aiobs."  # the instrumentation scope of an adapter's spans: "aiobs.langchain"
+RETRY_HEADER: Final = (
+    "aiobs-retry"  # of a message that is sent again: its first attempt, and the number of this one
+)
 
 # --- ai.agent.*: what a run was -----------------------------------------------------------------------------
 SPAN_KIND = _own("ai.agent.span.kind", "string", "What ran: workflow, agent, model, tool, retriever, …")
@@ -59,7 +62,7 @@ RESUME_WAIT_S = _own(
     "ai.agent.resume.wait_s", "double", "Time a paused run waited before it was resumed", "s"
 )
 INTERRUPT_ID = _own("ai.agent.interrupt.id", "string", "Id of the interrupt that paused the run")
-LINK_REASON = _own("ai.agent.link.reason", "string", "Why a span link exists: resume")
+LINK_REASON = _own("ai.agent.link.reason", "string", "Why a span link exists: resume, retry, batch")
 SUPPRESSED_ERROR = _own(
     "ai.agent.suppressed_error",
     "string",
@@ -300,6 +303,28 @@ HTTP_RESPONSE_STATUS_CODE = _otel("http.response.status_code", "int", "Status of
 HTTP_ROUTE = _otel("http.route", "string", "Pattern of the path that the framework matched")
 URL_PATH = _otel("url.path", "string", "Path without the query")
 URL_SCHEME = _otel("url.scheme", "string", "http, https, ws or wss")
+MESSAGING_SYSTEM = _otel(
+    "messaging.system", "string", "Broker: kafka, rabbitmq, aws_sqs, redis, nats, celery, …"
+)
+MESSAGING_OPERATION_NAME = _otel(
+    "messaging.operation.name", "string", "What was done with the message: send or process"
+)
+MESSAGING_OPERATION_TYPE = _otel(
+    "messaging.operation.type", "string", "The same, in the words of the conventions"
+)
+MESSAGING_DESTINATION_NAME = _otel("messaging.destination.name", "string", "Queue, topic, stream or subject")
+MESSAGING_DESTINATION_ANONYMOUS = _otel(
+    "messaging.destination.anonymous", "boolean", "True where the broker made the name up"
+)
+MESSAGING_MESSAGE_ID = _otel(
+    "messaging.message.id", "string", "Id of the message, where the application gives it"
+)
+MESSAGING_BATCH_MESSAGE_COUNT = _otel(
+    "messaging.batch.message_count", "int", "Messages that were worked on at once"
+)
+MESSAGING_CONSUMER_GROUP_NAME = _otel(
+    "messaging.consumer.group.name", "string", "Group that the consumer belongs to"
+)
 SERVER_ADDRESS = _otel("server.address", "string", "Host of the endpoint")
 SERVER_PORT = _otel("server.port", "int", "Port of the endpoint")
 EXCEPTION_TYPE = _otel("exception.type", "string", "Class of a recorded exception")
