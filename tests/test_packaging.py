@@ -42,6 +42,7 @@ PUBLIC_NAMES = {
         "using_attributes",
     ],
     "aiobs_asgi": ["AiObsMiddleware", "AiObsWsgiMiddleware", "Incoming"],
+    "aiobs_grpc": ["GrpcInstrumentor"],
     "aiobs_messaging": ["consuming", "inject_headers", "producing"],
     "aiobs_testing": ["ConformanceSuite", "Driver", "Telemetry"],
 }

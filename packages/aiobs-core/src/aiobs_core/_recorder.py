@@ -305,7 +305,8 @@ class Recorder:
         self._apply_lock = threading.Lock()
         self.health = self._open_runs.health = self._pipeline.after_fork_in_child()
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Have a TracerProvider now, not with the first run: for instrumentations of others that begin before it."""
         self._pipeline.open()
         # Last in, first out: a provider that the application has made by now is still open when the last spans reach it.
         atexit.unregister(self.shutdown)
@@ -333,7 +334,7 @@ class Recorder:
         if context.get(SUPPRESS_KEY):
             return None
         if not self._pipeline.is_open:
-            self._open()
+            self.open()
         current = context.get(SPAN_KEY, INVALID_SPAN)
         outer: Span = current.current() if type(current) is AgentSpan else current  # type: ignore[assignment]
         above = runs.get(parent) if parent is not None else None

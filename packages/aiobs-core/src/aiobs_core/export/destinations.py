@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import trace
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider, sampling
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
+from aiobs_core import semconv
+from aiobs_core._context import identity_in
 from aiobs_core.export.console import ConsoleExporter
 from aiobs_core.export.delivery import Delivery
 from aiobs_core.store.location import store_folder
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 _SURVIVED = BaseException  # a foreign exporter may raise anything without hurting the others
 _DRAIN_S = 5.0
 _DEFAULT_SAMPLER = sampling.DEFAULT_ON
+_ENTRANCES = (trace.SpanKind.SERVER, trace.SpanKind.CONSUMER)
 _provider_lock = threading.Lock()
 
 
@@ -45,6 +49,14 @@ class _ForeignSpans(SpanProcessor):
 
     def __init__(self) -> None:
         self.receive: Callable[[ReadableSpan], None] | None = None
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """A server's span, or a consumer's, belongs to the request that came with it."""
+        if span.kind not in _ENTRANCES:
+            return
+        request = identity_in(get_current() if parent_context is None else parent_context)
+        if request is not None and request.request_id:
+            span.set_attribute(semconv.REQUEST_ID, request.request_id)
 
     def on_end(self, span: ReadableSpan) -> None:
         receive = self.receive
