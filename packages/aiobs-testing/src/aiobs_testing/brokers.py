@@ -13,11 +13,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Final, final
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from aiobs_testing.rotel import free_ports
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _POLL_S: Final = 0.05
 _STOPS_WITHIN_S: Final = 20.0
