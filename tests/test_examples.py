@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from aiobs_core.cli import main as aiobs
+from aiobs_testing.brokers import BrokerNotInstalled, Redis
 from aiobs_testing.receiver import OtlpReceiver
 from aiobs_testing.rotel import Rotel, RotelNotInstalled
 
@@ -655,3 +656,36 @@ def test_every_example_is_tested_and_short():
     assert {
         name: length for name, length in lengths.items() if length > (120 if name == "quickstart" else 80)
     } == {}
+
+
+def test_a_shop_of_three_processes_is_one_trace(tmp_path):
+    """FastAPI, a gRPC service and a worker behind a queue, each in a process of its own."""
+    try:
+        Redis.find()
+    except BrokerNotInstalled as missing:
+        pytest.skip(str(missing))
+    ran = run("shop/run", "--queue", "redis", store=tmp_path, timeout_s=120)
+    assert "The details come by letter." in ran.stdout
+    (trace,) = [
+        trace for trace in traces(tmp_path) if any(span["name"] == "process letters" for span in trace)
+    ]
+    ours = [span for span in trace if str(span["attributes"].get("ai.agent.framework", "")) != ""]
+    assert {span["attributes"].get("ai.agent.request.id") for span in ours} == {"order-17"}
+    spans = {span["span_id"]: span for span in trace}
+
+    def path(name):
+        (span,) = [span for span in trace if span["name"] == name]
+        found = [span["name"]]
+        while (span := spans.get(span["parent_id"])) is not None:
+            if not span["name"].startswith("fastapi."):  # newer versions of FastAPI make spans themselves
+                found.append(span["name"])
+        return found
+
+    assert path("retrieval shelves") == [
+        "retrieval shelves", "/shop.Stock/Count", "/shop.Stock/Count", "execute_tool look_into_stock",
+        "invoke_workflow answer", "invoke_workflow shop", "POST /ask",
+    ] or path("retrieval shelves")[-3:] == ["execute_tool look_into_stock", "invoke_workflow shop", "POST /ask"]  # fmt: skip
+    assert "process letters" in path("embeddings hashed-words")
+    assert path("embeddings hashed-words")[-1] == "POST /ask"
+    roots = [span for span in trace if span["parent_id"] not in spans]
+    assert [span["name"] for span in roots] == ["POST /ask"]

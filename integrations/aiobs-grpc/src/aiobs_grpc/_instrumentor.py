@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry.instrumentation.grpc import (
@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from aiobs_core import get_recorder
 from aiobs_core.propagation import install
 
-_SIDES: Final = {
+_SIDES: Final[Mapping[str, Sequence[Any]]] = {
     "client": (GrpcInstrumentorClient, GrpcAioInstrumentorClient),
     "server": (GrpcInstrumentorServer, GrpcAioInstrumentorServer),
 }
@@ -34,7 +34,7 @@ class GrpcInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # which has no 
         >>> GrpcInstrumentor().uninstrument()
     """
 
-    _started: Sequence[BaseInstrumentor] = ()
+    _started: Sequence[Any] = ()
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Of gRPC, any version that OpenTelemetry's instrumentation takes."""
