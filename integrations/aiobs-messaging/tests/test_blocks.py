@@ -222,6 +222,18 @@ def test_a_redelivery_of_a_message_that_another_process_had_has_a_number_and_no_
     assert (process["attributes"][semconv.RETRY_ATTEMPT], process["links"]) == (4, [])
 
 
+def test_of_the_first_attempts_the_latest_are_remembered(telemetry):
+    headers = sent()
+    for number in range(5_000):
+        with consuming("orders", headers, system="redis", message_id=f"bounded-{number}"):
+            pass
+    for number in (0, 4_999):
+        with consuming("orders", headers, system="redis", message_id=f"bounded-{number}", attempt=2):
+            pass
+    old, new = (span for span in telemetry.spans() if semconv.RETRY_ATTEMPT in span["attributes"])
+    assert (len(old["links"]), len(new["links"])) == (0, 1)
+
+
 # --- beside other instrumentations ------------------------------------------------------------------------------------
 
 
