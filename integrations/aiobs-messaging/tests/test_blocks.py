@@ -254,6 +254,23 @@ def test_their_span_of_the_message_stays_the_only_one_and_gets_the_request(telem
     assert telemetry.by_name("execute_tool pack")["attributes"][semconv.REQUEST_ID] == "r-17"
 
 
+def test_their_span_of_a_later_attempt_links_to_the_first(telemetry):
+    tracer = trace.get_tracer("contrib")
+    headers = sent()
+    for _ in range(2):
+        with (
+            tracer.start_as_current_span(
+                "orders process", context=propagate.extract(headers), kind=SpanKind.CONSUMER
+            ),
+            consuming("orders", headers, system="redis"),
+            producing("orders.later", headers, system="redis", retry=True),
+        ):
+            pass
+    first, second = (span for span in telemetry.spans() if span["name"] == "orders process")
+    assert second["links"] == [{"id": first["id"], "attributes": {semconv.LINK_REASON: "retry"}}]
+    assert second["attributes"][semconv.RETRY_ATTEMPT] == 2
+
+
 def test_their_span_of_a_message_of_another_broker_is_none_of_ours(telemetry):
     tracer = trace.get_tracer("contrib")
     with (
