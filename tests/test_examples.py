@@ -660,6 +660,8 @@ def test_every_example_is_tested_and_short():
 
 def test_a_shop_of_three_processes_is_one_trace(tmp_path):
     """FastAPI, a gRPC service and a worker behind a queue, each in a process of its own."""
+    for package in ("fastapi", "redis"):
+        pytest.importorskip(package, reason=f"{package} is in the group `dev` only: make install")
     try:
         Redis.find()
     except BrokerNotInstalled as missing:
@@ -682,9 +684,9 @@ def test_a_shop_of_three_processes_is_one_trace(tmp_path):
         return found
 
     assert path("retrieval shelves") == [
-        "retrieval shelves", "/shop.Stock/Count", "/shop.Stock/Count", "execute_tool look_into_stock",
-        "invoke_workflow answer", "invoke_workflow shop", "POST /ask",
-    ] or path("retrieval shelves")[-3:] == ["execute_tool look_into_stock", "invoke_workflow shop", "POST /ask"]  # fmt: skip
+        "retrieval shelves", "/shop.Stock/Count", "/shop.Stock/Count", "execute_tool look_into_stock", "answer",
+        "invoke_workflow shop", "POST /ask",
+    ]  # fmt: skip
     assert "process letters" in path("embeddings hashed-words")
     assert path("embeddings hashed-words")[-1] == "POST /ask"
     roots = [span for span in trace if span["parent_id"] not in spans]

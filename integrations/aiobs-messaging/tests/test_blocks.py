@@ -222,6 +222,18 @@ def test_a_redelivery_of_a_message_that_another_process_had_has_a_number_and_no_
     assert (process["attributes"][semconv.RETRY_ATTEMPT], process["links"]) == (4, [])
 
 
+def test_of_the_first_attempts_the_latest_are_remembered(telemetry):
+    headers = sent()
+    for number in range(5_000):
+        with consuming("orders", headers, system="redis", message_id=f"bounded-{number}"):
+            pass
+    for number in (0, 4_999):
+        with consuming("orders", headers, system="redis", message_id=f"bounded-{number}", attempt=2):
+            pass
+    old, new = (span for span in telemetry.spans() if semconv.RETRY_ATTEMPT in span["attributes"])
+    assert (len(old["links"]), len(new["links"])) == (0, 1)
+
+
 # --- beside other instrumentations ------------------------------------------------------------------------------------
 
 
@@ -240,6 +252,23 @@ def test_their_span_of_the_message_stays_the_only_one_and_gets_the_request(telem
         pass
     assert telemetry.tree() == "send orders\n  orders process\n    execute_tool pack"
     assert telemetry.by_name("execute_tool pack")["attributes"][semconv.REQUEST_ID] == "r-17"
+
+
+def test_their_span_of_a_later_attempt_links_to_the_first(telemetry):
+    tracer = trace.get_tracer("contrib")
+    headers = sent()
+    for _ in range(2):
+        with (
+            tracer.start_as_current_span(
+                "orders process", context=propagate.extract(headers), kind=SpanKind.CONSUMER
+            ),
+            consuming("orders", headers, system="redis"),
+            producing("orders.later", headers, system="redis", retry=True),
+        ):
+            pass
+    first, second = (span for span in telemetry.spans() if span["name"] == "orders process")
+    assert second["links"] == [{"id": first["id"], "attributes": {semconv.LINK_REASON: "retry"}}]
+    assert second["attributes"][semconv.RETRY_ATTEMPT] == 2
 
 
 def test_their_span_of_a_message_of_another_broker_is_none_of_ours(telemetry):

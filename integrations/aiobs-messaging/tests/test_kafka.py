@@ -181,3 +181,38 @@ def test_beside_the_instrumentation_of_confluent_kafka_there_is_no_second_span(t
     sent, process = telemetry.by_name(f"{topic} send"), telemetry.by_name(f"{topic} process")
     assert [link["id"] for link in process["links"]] == [sent["id"]]
     assert telemetry.by_name("execute_tool pack")["attributes"][semconv.REQUEST_ID] == "r-17"
+
+
+@pytest.mark.needs("aiokafka", "opentelemetry-instrumentation-aiokafka")
+async def test_beside_the_instrumentation_of_aiokafka_their_span_sends_and_ours_works(
+    telemetry, servers, topic
+):
+    """Their span of the consumer is over before the application has the message."""
+    import aiokafka
+    from opentelemetry.instrumentation.aiokafka import AIOKafkaInstrumentor
+
+    AIOKafkaInstrumentor().instrument()
+    try:
+        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=servers)
+        await producer.start()
+        headers = []
+        with (
+            aiobs_core.using_attributes(request_id="r-17"),
+            aiobs_core.span("answer"),
+            producing(topic, headers, system="kafka"),
+        ):
+            await producer.send_and_wait(topic, b"17", headers=headers)
+        await producer.stop()
+        consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest")
+        consumer.assign([aiokafka.TopicPartition(topic, 0)])
+        await consumer.start()
+        message = await consumer.getone()
+        with consuming(topic, message, system="kafka"), aiobs_core.span("pack", kind="tool"):
+            pass
+        await consumer.stop()
+    finally:
+        AIOKafkaInstrumentor().uninstrument()
+    assert telemetry.tree() == (
+        f"invoke_workflow answer\n  {topic} send\n    {topic} receive\n    process {topic}\n      execute_tool pack"
+    )
+    assert telemetry.by_name("execute_tool pack")["attributes"][semconv.REQUEST_ID] == "r-17"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import count
 
 import pytest
@@ -145,6 +146,42 @@ def test_beside_the_instrumentation_of_pika_there_is_no_second_span(telemetry, c
         instrumentor.uninstrument_channel(channel)
         instrumentor.uninstrument()
     assert telemetry.tree() == (
+        f"invoke_workflow answer\n  {queue} send\n    {queue} receive\n      execute_tool pack"
+    )
+    assert telemetry.by_name("execute_tool pack")["attributes"][semconv.REQUEST_ID] == "r-17"
+
+
+@pytest.mark.needs("aio-pika", "opentelemetry-instrumentation-aio-pika")
+async def test_beside_the_instrumentation_of_aio_pika_there_is_no_second_span(
+    telemetry, rabbitmq_server, queue
+):
+    import aio_pika
+    from opentelemetry.instrumentation.aio_pika import AioPikaInstrumentor
+
+    done = asyncio.Event()
+
+    async def work(message):
+        async with message.process():
+            with consuming(queue, message, system="rabbitmq"), aiobs_core.span("pack", kind="tool"):
+                done.set()
+
+    AioPikaInstrumentor().instrument()
+    try:
+        connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{rabbitmq_server.port}/")
+        async with connection:
+            channel = await connection.channel()
+            await (await channel.get_queue(queue)).consume(work)
+            message = aio_pika.Message(b"17")
+            with (
+                aiobs_core.using_attributes(request_id="r-17"),
+                aiobs_core.span("answer"),
+                producing(queue, message, system="rabbitmq"),
+            ):
+                await channel.default_exchange.publish(message, queue)
+            await asyncio.wait_for(done.wait(), 10)
+    finally:
+        AioPikaInstrumentor().uninstrument()
+    assert telemetry.tree().replace(",", "") == (
         f"invoke_workflow answer\n  {queue} send\n    {queue} receive\n      execute_tool pack"
     )
     assert telemetry.by_name("execute_tool pack")["attributes"][semconv.REQUEST_ID] == "r-17"

@@ -307,8 +307,7 @@ class Recorder:
 
     def open(self) -> None:
         """Have a TracerProvider now, not with the first run: for instrumentations of others that begin before it."""
-        self._pipeline.open()
-        # Last in, first out: a provider that the application has made by now is still open when the last spans reach it.
+        self._pipeline.open()  # last in, first out: one that the application has made is open when the last spans reach it
         atexit.unregister(self.shutdown)
         atexit.register(self.shutdown)
 
