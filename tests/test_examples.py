@@ -666,7 +666,9 @@ def test_a_shop_of_three_processes_is_one_trace(tmp_path):
         Redis.find()
     except BrokerNotInstalled as missing:
         pytest.skip(str(missing))
-    ran = run("shop/run", "--queue", "redis", store=tmp_path, timeout_s=120)
+    with OtlpReceiver() as receiver:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http_endpoint, "AIOBS_SPOOL": "off"}
+        ran = run("shop/run", "--queue", "redis", store=tmp_path, timeout_s=120, **variables)
     assert "The details come by letter." in ran.stdout
     (trace,) = [
         trace for trace in traces(tmp_path) if any(span["name"] == "process letters" for span in trace)
@@ -689,5 +691,8 @@ def test_a_shop_of_three_processes_is_one_trace(tmp_path):
     ]  # fmt: skip
     assert "process letters" in path("embeddings hashed-words")
     assert path("embeddings hashed-words")[-1] == "POST /ask"
+    assert {span["span_id"] for span in receiver.spans if span["trace_id"] == trace[0]["trace_id"]} == set(
+        spans
+    )
     roots = [span for span in trace if span["parent_id"] not in spans]
     assert [span["name"] for span in roots] == ["POST /ask"]

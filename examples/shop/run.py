@@ -48,7 +48,7 @@ def main() -> None:
         reply = httpx.post(f"{front}/ask", json={"question": QUESTION}, headers=headers, timeout=WITHIN_S)
         print(reply.json()["answer"], "\n")
         trace_id = reply.headers["traceparent"].split("-")[1]
-        wait_for("the letter", lambda: has_parts(store, trace_id))
+        wait_for("the letter", lambda: is_whole(store, trace_id))
     aiobs(["show", trace_id, "--store", str(store)])
 
 
@@ -90,14 +90,17 @@ def is_listening(address: str) -> bool:
     return True
 
 
-def has_parts(store: Path, trace_id: str) -> bool:
-    """Whether every process has told its part of the trace, and the answer to the letter is there."""
+def is_whole(store: Path, trace_id: str) -> bool:
+    """Whether every process has told its part of the trace, and nothing hangs in the air."""
     found = Store(store)
     try:
         spans = found.trace(trace_id)
     finally:
         found.close()
-    return {span.to_readable().resource.attributes["service.name"] for span in spans} >= set(PARTS)
+    services = {span.to_readable().resource.attributes["service.name"] for span in spans}
+    ids = {span.span_id for span in spans}
+    orphans = [span for span in spans if span.parent_id is not None and span.parent_id not in ids]
+    return services >= set(PARTS) and not orphans
 
 
 def wait_for(what: str, holds: Callable[[], bool]) -> None:

@@ -169,6 +169,23 @@ def test_an_extractor_that_fails_costs_its_answer_only(observed, caplog):
     assert "a secret" not in caplog.text
 
 
+async def test_what_the_runs_cost_adds_up_on_the_request(observed):
+    app = FastAPI(**SILENT)
+    app.add_middleware(AiObsMiddleware)
+
+    @app.get("/ask")
+    async def ask():
+        with span("answer", kind="workflow"):
+            for cost_usd in (0.25, 0.5):
+                with span("gpt-4o", kind="model") as call:
+                    call.set_attribute(semconv.COST_USD, cost_usd)
+        return {}
+
+    async with asgi_client(app) as client:
+        await client.get("/ask")
+    assert observed.named("GET /ask").attributes[semconv.COST_TOTAL_USD] == 0.75
+
+
 # --- how it ends ----------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import DefaultGetter
 
-from aiobs_core import Kind, Operation, Settings, _process, keep, semconv, using_attributes
+from aiobs_core import Kind, Operation, Settings, _process, keep, semconv, suppressed, using_attributes
 from aiobs_core._recorder import Recorder
 from aiobs_core.propagation import RequestPropagator, continued, extract, inject, install
 
@@ -130,6 +130,25 @@ def test_runs_go_on_with_the_trace_and_the_request_that_came(recorder):
     (span,) = one.memory.get_finished_spans()
     assert span.context.trace_id == TRACE_ID
     assert span.attributes[semconv.REQUEST_ID] == "r-17"
+
+
+def test_what_holds_around_the_block_holds_inside(recorder):
+    one = recorder()
+    came = {"traceparent": PARENT, "baggage": "ai.agent.request.id=r-17"}
+    with suppressed(), continued(came):
+        assert one.start("x", CHAIN) is None
+    with (
+        using_attributes(privacy_policy="strict", request_id="mine"),
+        continued(came),
+        one.span(CHAIN) as inside,
+    ):
+        assert (inside.request.request_id, inside.request.privacy_policy) == ("r-17", "strict")
+    with one.span(CHAIN) as outer, continued({}), one.span(CHAIN) as inner:
+        assert inner.parent is outer  # nothing came, so it goes on here
+    token = context.attach(baggage.set_baggage("shop.cart", "17"))
+    with continued(came):
+        assert baggage.get_baggage("shop.cart") is None
+    context.detach(token)
 
 
 def test_a_hash_that_came_is_not_hashed_again(recorder):

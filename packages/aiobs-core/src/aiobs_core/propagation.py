@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Token
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
 from opentelemetry import propagate
-from opentelemetry.baggage import get_all, remove_baggage, set_baggage
+from opentelemetry.baggage import clear, get_all, remove_baggage, set_baggage
 from opentelemetry.context import Context, attach, create_key, detach, get_current
 from opentelemetry.propagators.textmap import (
     CarrierT,
@@ -27,7 +28,14 @@ from opentelemetry.propagators.textmap import (
 )
 
 from aiobs_core import semconv
-from aiobs_core._context import BAGGAGE_KEY, RUN_KEY, RequestAttributes, identity_in, request_attributes
+from aiobs_core._context import (
+    BAGGAGE_KEY,
+    RUN_KEY,
+    SPAN_KEY,
+    RequestAttributes,
+    identity_in,
+    request_attributes,
+)
 from aiobs_core._process import get_recorder
 from aiobs_core._span import AgentSpan
 
@@ -150,14 +158,27 @@ def continued(carrier: Any, *, getter: Getter[Any] = HEADERS) -> Iterator[Contex
         >>> with continued({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}):
         ...     pass  # handle the message
     """
-    context = extract(carrier, getter=getter)
+    came = extract(carrier, getter=getter)
+    # Another request's trace: the baggage around the block is none of its business. Suppression and policy stay.
+    around = clear(get_current()) if SPAN_KEY in came else get_current()
+    context = Context({**around, **came})
     token = attach(context)
-    given = request_attributes.set(identity_in(context))
+    given = request_attributes.set(_request_of(came, request_attributes.get()))
     try:
         yield context
     finally:
         request_attributes.reset(given)
         detach(token)
+
+
+def _request_of(came: Context, outer: RequestAttributes | None) -> RequestAttributes | None:
+    """The request that came; what holds for the block, but is no identity, stays."""
+    request = identity_in(came)
+    if request is None:
+        return outer
+    return (
+        request if outer is None else replace(request, tags=outer.tags, privacy_policy=outer.privacy_policy)
+    )
 
 
 def request_in_force() -> RequestAttributes | None:
