@@ -436,6 +436,49 @@ async def test_headers_of_strangers_are_harmless(observed, headers):
     assert request.attributes[semconv.REQUEST_ID] == f"{request.context.trace_id:032x}"
 
 
+async def test_what_the_lifespan_raises_passes_as_it_is(observed):
+    async def app(scope, receive, send):
+        raise RuntimeError(scope["type"])
+
+    with pytest.raises(RuntimeError, match="lifespan"):
+        await AiObsMiddleware(app)({"type": "lifespan"}, None, None)
+    assert observed.spans == []
+
+
+async def test_an_upload_that_breaks_off_is_cancelled_with_its_stage(observed):
+    async def app(scope, receive, send):
+        while (message := await receive())["type"] != "http.disconnect":
+            assert message["more_body"]
+
+    pieces = iter([b"a", b"b"])
+
+    async def receive():
+        piece = next(pieces, None)
+        if piece is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"transfer-encoding", b"chunked")]}
+    await AiObsMiddleware(app)(scope, receive, None)
+    assert observed.named("POST").attributes[semconv.OUTCOME] == "cancelled"
+    assert observed.named("prompt_receive").end_time
+
+
+async def test_bodies_pass_byte_by_byte_and_can_be_read_again(observed):
+    body = bytes(range(256)) * 4_000
+    app = FastAPI(**SILENT)
+    app.add_middleware(AiObsMiddleware)
+
+    @app.post("/echo")
+    async def echo(request: Request):
+        assert await request.body() == await request.body()
+        return StreamingResponse(iter([await request.body()]))
+
+    with served(app) as address:
+        answer = await asyncio.to_thread(httpx.post, f"{address}/echo", content=body)
+    assert answer.content == body
+
+
 # --- Django's and Flask's side ----------------------------------------------------------------------------------------
 
 
