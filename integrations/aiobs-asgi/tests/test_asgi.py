@@ -169,7 +169,10 @@ def test_an_extractor_that_fails_costs_its_answer_only(observed, caplog):
     assert "a secret" not in caplog.text
 
 
-async def test_what_the_runs_cost_adds_up_on_the_request(observed):
+@pytest.mark.parametrize("policy", ["all", "production"])
+@pytest.mark.parametrize("is_joined", [False, True])
+async def test_what_the_runs_cost_adds_up_on_the_request(observe, is_joined, policy):
+    observed = observe(sampling=policy)
     app = FastAPI(**SILENT)
     app.add_middleware(AiObsMiddleware)
 
@@ -181,9 +184,14 @@ async def test_what_the_runs_cost_adds_up_on_the_request(observed):
                     call.set_attribute(semconv.COST_USD, cost_usd)
         return {}
 
+    if is_joined:
+        observed.recorder.open()
+        pytest.importorskip("opentelemetry.instrumentation.fastapi").FastAPIInstrumentor.instrument_app(app)
     async with asgi_client(app) as client:
         await client.get("/ask")
-    assert observed.named("GET /ask").attributes[semconv.COST_TOTAL_USD] == 0.75
+    (request,) = [one for one in observed.spans if one.kind is SpanKind.SERVER]
+    assert request.instrumentation_scope.name.startswith("opentelemetry") is is_joined
+    assert request.attributes[semconv.COST_TOTAL_USD] == 0.75
 
 
 # --- how it ends ----------------------------------------------------------------------------------------------------

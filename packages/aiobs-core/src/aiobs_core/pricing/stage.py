@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiobs_core import semconv
 from aiobs_core._operation import FORWARDED, Kind
 from aiobs_core._run import Run
+from aiobs_core.pricing.around import CostAround
 from aiobs_core.pricing.book import PriceBook
 from aiobs_core.pricing.budget import Budgets
 from aiobs_core.privacy.content import Tally
@@ -62,18 +63,23 @@ class Pricer:
         self._privacy = privacy
         self._budgets = Budgets(settings, meters)
         self._unpriced: set[tuple[str | None, str]] = set()
+        self._around = CostAround()
 
     def price(self, batch: Sequence[Any]) -> Sequence[Any]:
         """Price a batch; a run that cannot be priced is told of, and goes on without a cost."""
+        out: list[Any] = []
         for item in batch:
-            if type(item) is Run:
+            if type(item) is not Run:
+                out.append(self._around.told(item))
+            else:
+                out.append(item)
                 try:
                     self._price(item)
                 except Exception as error:  # noqa: BLE001 (odd counts of a foreign object; the rest of the batch goes on)
                     self._health.problem(
                         "price", f"aiobs: a run could not be priced ({type(error).__name__}); it has no cost."
                     )
-        return batch
+        return out
 
     def _price(self, run: Run) -> None:
         span, unpriced = run.span, 0
@@ -104,6 +110,8 @@ class Pricer:
             run.unpriced_calls = unpriced
         if run.above is not None and (total_usd is not None or unpriced):
             _add(run.above, total_usd, unpriced)
+        elif span.parent_context is not None:
+            self._around.add(span.parent_context, total_usd, unpriced)
 
     def _reported(self, run: Run) -> Decimal | None:
         """What the call says that it cost: the application's word, the framework's, the gateway's."""

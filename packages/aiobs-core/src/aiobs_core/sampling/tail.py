@@ -330,7 +330,7 @@ class TailSampler:
             item.span.forget_context()
             return item
         if isinstance(item, ForeignSpan):
-            return ForeignSpan(item.span, item.policy, trace.told, trace.threshold)
+            return item._replace(told={**(item.told or {}), **trace.told}, threshold=trace.threshold)
         return ForeignSpan(item, None, trace.told, trace.threshold)
 
     # --- bounds -----------------------------------------------------------------------------------------------------
