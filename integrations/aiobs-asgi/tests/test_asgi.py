@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from aiobs_asgi import AiObsMiddleware, AiObsWsgiMiddleware
-from aiobs_core import semconv, span
+from aiobs_core import semconv, span, using_attributes
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
@@ -442,6 +442,37 @@ async def test_headers_of_strangers_are_harmless(observed, headers):
     request = observed.named("POST /chat/{room}")
     assert request.context.trace_id != TRACE_ID
     assert request.attributes[semconv.REQUEST_ID] == f"{request.context.trace_id:032x}"
+
+
+@pytest.mark.parametrize("broken", ["start", "end"])
+async def test_what_goes_wrong_in_here_costs_no_answer(observed, monkeypatch, caplog, broken):
+    def fails(*_, **__):
+        raise KeyError(broken)
+
+    monkeypatch.setattr(observed.recorder, broken, fails)
+    app = FastAPI(**SILENT)
+    app.add_middleware(AiObsMiddleware)
+
+    @app.get("/")
+    async def home():
+        return {"fine": True}
+
+    async with asgi_client(app) as client:
+        for _ in range(3):
+            assert (await client.get("/")).json() == {"fine": True}
+    monkeypatch.undo()
+    for key in list(observed.recorder._runs):
+        observed.recorder.end(key)
+    assert any("its answer is not affected" in record.getMessage() for record in caplog.records)
+
+
+async def test_an_id_of_the_application_that_is_no_header_is_not_answered(observed):
+    app = shop()
+    with using_attributes(request_id="a\r\nset-cookie: x"):
+        async with asgi_client(app) as client:
+            answer = await client.post("/chat/7", json=BODY)
+    assert answer.status_code == 200
+    assert "x-request-id" not in answer.headers
 
 
 async def test_what_the_lifespan_raises_passes_as_it_is(observed):

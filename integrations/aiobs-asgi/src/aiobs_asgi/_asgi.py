@@ -189,7 +189,7 @@ class _Exchange:
         given: Iterable[tuple[bytes, bytes]] = message.get("headers") or ()
         headers = list(given)
         names = {bytes(name).lower() for name, _ in headers}
-        for name, value in self._request.answered(status):
+        for name, value in self._request.answered(status) or ():
             raw = name.encode("latin-1")
             if raw not in names:  # what the application says itself, stands
                 headers.append((raw, value.encode("latin-1")))

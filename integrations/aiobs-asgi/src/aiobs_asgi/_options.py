@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, get_current_span
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _YES: Final = frozenset({"1", "true", "yes"})
 TRACE_HEADERS: Final = frozenset({"traceparent", "tracestate", "baggage"})
+
+
+def is_id(text: str | None) -> TypeGuard[str]:
+    """Whether a text can be the id of a request, and a header."""
+    return text is not None and _ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,7 @@ class Options:
         """
         came = identity_in(context) or RequestAttributes()
         outer = request_in_force() or RequestAttributes()
-        if request_id is not None and not _ID.fullmatch(request_id):
+        if not is_id(request_id):
             request_id = None
         user = session = tenant = None
         if self.user or self.session or self.tenant:

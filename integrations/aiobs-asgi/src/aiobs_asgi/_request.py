@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import Token
-from functools import partial
+from functools import partial, wraps
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import Span, SpanContext
 
+from aiobs_asgi._options import is_id
 from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Stage, keep, semconv
 from aiobs_core.propagation import extract, set_request, unset_request
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from aiobs_core import AgentSpan
     from aiobs_core.propagation import RequestAttributes
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SCOPE: Final = "aiobs.asgi"
 _RECEIVE: Final = Operation(kind=Kind.STAGE, name=Stage.PROMPT_RECEIVE.value, stage=Stage.PROMPT_RECEIVE)
 _SEND: Final = Operation(kind=Kind.STAGE, name=Stage.RESPONSE_SEND.value, stage=Stage.RESPONSE_SEND)
@@ -33,8 +36,22 @@ _SERVER_TIMING: Final = "server-timing"
 TraceHeaders = Sequence[tuple[str, str]]
 
 
+def _harmless(method: Callable[Concatenate[Request, P], R]) -> Callable[Concatenate[Request, P], R | None]:
+    """Nothing that goes wrong here may cost the application its answer: it is counted, told of once, and None."""
+
+    @wraps(method)
+    def call(self: Request, /, *given: P.args, **named: P.kwargs) -> R | None:
+        try:
+            return method(self, *given, **named)
+        except Exception as error:  # noqa: BLE001 (the request matters more)
+            self.failed(method.__name__, error)
+            return None
+
+    return call
+
+
 class Request:
-    """Owned by the task or thread that answers it."""
+    """Owned by the task or thread that answers it. Its methods never raise."""
 
     __slots__ = (
         "_around",
@@ -69,6 +86,7 @@ class Request:
         self.route: str | None = None
         self.status = 0
 
+    @_harmless
     def begin(
         self,
         asked: Callable[[], Operation],
@@ -102,7 +120,7 @@ class Request:
             self._span.request = identity
         if self._around is not None and identity.request_id:
             self._around.set_attribute(semconv.REQUEST_ID, identity.request_id)
-        self.request_id = identity.request_id or ""
+        self.request_id = identity.request_id if is_id(identity.request_id) else ""
         self._receiving = start((self, 0), _RECEIVE, parent=self, scope=SCOPE, make_current=False)
         if not has_body:
             self.received()
@@ -115,12 +133,14 @@ class Request:
         span = self._span if self._around is None else self._around
         return None if span is None else span.get_span_context()
 
+    @_harmless
     def received(self) -> None:
         """All of the request has come."""
         if self._receiving is not None:
             self._recorder.end((self, 0))
             self._receiving = None
 
+    @_harmless
     def answered(self, status: int) -> list[tuple[str, str]]:
         """The answer begins; returns the headers to add to it."""
         self.received()
@@ -135,6 +155,13 @@ class Request:
                 headers.append((_SERVER_TIMING, self._timing(parent)))
         return headers
 
+    def failed(self, what: str, error: Exception) -> None:
+        """Count what went wrong."""
+        self._recorder.health.problem(
+            f"request.{what}",
+            f"aiobs: recording a request failed in {what} ({type(error).__name__}); its answer is not affected.",
+        )
+
     def _timing(self, parent: str) -> str:
         timing = f'{_TRACEPARENT};desc="{parent}"'
         if self._span is not None:
@@ -142,6 +169,7 @@ class Request:
             timing += f", total;dur={spent_ms:.1f}"  # until here: headers come first
         return timing
 
+    @_harmless
     def sent(self) -> None:
         """The answer has gone out."""
         self.is_complete = True
@@ -154,6 +182,7 @@ class Request:
             self._recorder.end((self, 1), outcome)
             self._sending = None
 
+    @_harmless
     def end(
         self,
         answered: Callable[[int], Outcome],

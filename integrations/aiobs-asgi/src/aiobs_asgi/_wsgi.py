@@ -162,7 +162,7 @@ def _answered_with(
     names = {name.lower() for name, _ in headers}
     code = status[:3]
     request.route = _named(environ)  # now: Flask takes its request out of the environ at the end
-    added = request.answered(int(code) if code.isdigit() else 0)
+    added = request.answered(int(code) if code.isdigit() else 0) or ()
     return start_response(status, [*headers, *(each for each in added if each[0] not in names)], *more)
 
 
