@@ -387,6 +387,14 @@ def test_other_receivers_are_fine(endpoint: str, listen_host: str) -> None:
     assert config["exporters"]["otlp_grpc"]["endpoint"] == endpoint
 
 
+def test_the_scheme_says_whether_tls_is_used_and_may_not_contradict() -> None:
+    plain = collector_config(PRESETS["all"], CollectorOptions(endpoint="http://tempo:4317", listen_host="::"))
+    assert plain["exporters"]["otlp_grpc"]["tls"] == {"insecure": True}
+    assert plain["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] == "[::]:4317"
+    with pytest.raises(AiobsError, match="give one of them"):
+        collector_config(PRESETS["all"], CollectorOptions(endpoint="https://tempo:4317", insecure=True))
+
+
 def test_where_kept_spans_go_has_to_be_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collector", "sampling", "production"]) == 1
     printed = capsys.readouterr()

@@ -127,6 +127,7 @@ def collector_config(
 
 def _listening(host: str) -> dict[str, Any]:
     grpc, http = _LISTENS_ON
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return {"grpc": {"endpoint": f"{host}:{grpc}"}, "http": {"endpoint": f"{host}:{http}"}}
 
 
@@ -146,6 +147,12 @@ def _next_receiver(options: CollectorOptions) -> dict[str, Any]:
             "endpoint: expected host:port of the receiver that kept spans go on to (--endpoint tempo:4317), got none; nothing was "
             "written."
         )
+    if options.endpoint.startswith("https://") and options.insecure:
+        raise AiobsError(
+            f"endpoint: {options.endpoint} asks for TLS, and --insecure for none; give one of them. Nothing was written."
+        )
+    if options.endpoint.startswith("http://"):  # the Collector would try TLS all the same
+        return {"endpoint": options.endpoint, "tls": {"insecure": True}}
     return {"endpoint": options.endpoint, **_tls(options)}
 
 
