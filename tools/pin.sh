@@ -16,7 +16,7 @@ pin() { # pin FILE GROUP [uv arguments]
 
 members=(packages/*/pyproject.toml integrations/*/pyproject.toml)
 # All extras but presidio, whose spaCy weighs more than everything else together.
-extras=(--extra estimate --extra instruments --extra logs --extra receiver --extra top --extra yaml)
+extras=(--extra estimate --extra instruments --extra logs --extra receiver --extra top --extra verify --extra yaml)
 pin constraints.txt dev "${members[@]}" "${extras[@]}" "$@"
 pin constraints-oldest.txt oldest "$@"
 pin constraints-newest.txt newest --no-deps "$@"

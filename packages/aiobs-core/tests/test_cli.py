@@ -353,9 +353,10 @@ def test_other_packages_add_commands_and_a_broken_one_breaks_nothing(two_runs, m
     assert run(capsys, "runs")[0] == 0
 
 
-def test_a_command_of_a_package_that_is_not_installed_says_which(monkeypatch, capsys):
+@pytest.mark.parametrize("command", [("collector", "sampling"), ("verify", "http://localhost")])
+def test_a_command_of_a_package_that_is_not_installed_says_which(command, monkeypatch, capsys):
     monkeypatch.setattr(metadata, "entry_points", lambda group: [])
-    code, out, err = run(capsys, "collector", "sampling")
+    code, out, err = run(capsys, *command)
     assert (code, out) == (2, "")
     assert "pip install aiobs-ops" in err
 

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 COMMANDS_GROUP: Final = "aiobs.commands"
 _ENVIRON: Final = os.environ  # noqa: TID251 - handed on to where folders and colours are decided
 SubParsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
-_ELSEWHERE: Final = {"collector": "aiobs-ops"}  # commands of packages that may not be there
+_ELSEWHERE: Final = {
+    "collector": "aiobs-ops",
+    "verify": "aiobs-ops",
+}  # commands of packages that may not be there
 _HEADINGS: Final = ("TRACE", "START", "TIME", "SPANS", "ERRORS", "TOKENS", "COST", "STATUS", "NAME")
 _NAME_WIDTH: Final = 80
 _NARROWEST_NAME: Final = 20

@@ -1,13 +1,14 @@
-"""The pytest plugin: registers the fixture `telemetry`; the suite and what captures are imported when a test asks."""
+"""The pytest plugin: registers the fixtures `telemetry` and `aiobs_verify`; what they do is imported when a test asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from aiobs_ops.verify import Verification
     from aiobs_testing.capture import Telemetry
 
 # For editable installs; of others pytest knows the files.
@@ -30,6 +31,22 @@ def telemetry(request: pytest.FixtureRequest) -> Iterator[Telemetry]:
         if not may_stay_open:
             captured.wait_until_closed()
         captured.check_logs()
+
+
+@pytest.fixture(scope="session")
+def aiobs_verify() -> Callable[..., Verification]:
+    """What `aiobs verify` does, as a function: sends a canary through a service that runs, and returns the checks.
+
+    Its arguments are those of `aiobs_ops.verify.verify`; it needs the extra `verify`.
+    """
+    try:
+        from aiobs_ops.verify import verify
+    except ImportError:
+        pytest.fail(
+            "aiobs_verify comes with the package aiobs-ops, which is not installed: pip install 'aiobs-testing[verify]'",
+            pytrace=False,
+        )
+    return verify
 
 
 def pytest_configure(config: pytest.Config) -> None:
