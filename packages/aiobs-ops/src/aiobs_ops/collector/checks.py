@@ -239,8 +239,9 @@ _REFUSED: Final[Mapping[str, str]] = {
     "latency_over_quantile": "the Collector keeps no history of an operation; use latency_over_s",
 }
 _NOTES: Final[Mapping[str, str]] = {
-    "cost_over_usd": f"the Collector cannot add over spans; it asks {semconv.COST_TOTAL_USD}, which each outermost run has for "
-    "itself and all inside it in its process. What several processes or several runs of one request cost together it does not see.",
+    "cost_over_usd": f"the Collector cannot add over spans; it asks {semconv.COST_TOTAL_USD}, which each outermost run, and "
+    "the request's span around it, has for itself and all inside it in its process. What several processes cost together it does "
+    "not see.",
     "latency_over_s": "the Collector counts whole milliseconds, over all processes, and keeps what took longer than threshold_ms.",
     "forced": "keep() is seen; the baggage that asks for it only where a process has put it on a span, as an attribute of the same "
     "name.",
