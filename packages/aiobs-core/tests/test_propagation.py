@@ -89,6 +89,17 @@ def test_without_an_id_of_the_application_the_trace_is_the_request(recorder):
         assert entries(sent()) == {semconv.REQUEST_ID: f"{span.trace.trace_id:032x}"}
 
 
+def test_a_run_that_has_ended_is_no_request(recorder):
+    one = recorder(sampling={"rules": [{"keep": 0.0}]})
+    with one.span(CHAIN):
+        keep()
+    assert sent() == {}
+    with one.span(CHAIN) as outer:
+        with one.span(CHAIN):
+            pass
+        assert entries(sent()) == {semconv.REQUEST_ID: f"{outer.trace.trace_id:032x}"}
+
+
 def test_foreign_baggage_is_not_passed_on_unless_its_key_is_listed(recorder):
     came = {"traceparent": PARENT, "baggage": "shop.cart=17,route=eu,ai.agent.request.id=r-1"}
     recorder()

@@ -103,8 +103,7 @@ def foreign_parent(
         parent: Our run that the framework names, if any.
         enclosing: Our innermost run in this context.
     """
-    while enclosing is not None and enclosing.end_ns:
-        enclosing = enclosing.parent
+    enclosing = still_open(enclosing)
     foreign = outer.get_span_context()
     if not foreign.is_valid or not (parent is None or parent is enclosing):
         return parent, None
@@ -113,6 +112,13 @@ def foreign_parent(
         if not is_seen or enclosing.trace.trace_id == foreign.trace_id:
             parent = enclosing
     return parent, foreign
+
+
+def still_open(run: AgentSpan | None) -> AgentSpan | None:
+    """The run itself, or the innermost one around it that has not ended: a context keeps the last that was started in it."""
+    while run is not None and run.end_ns:
+        run = run.parent
+    return run
 
 
 def was_cancelled(span: AgentSpan) -> bool:

@@ -36,8 +36,8 @@ from aiobs_core._context import (
     identity_in,
     request_attributes,
 )
+from aiobs_core._inside import still_open
 from aiobs_core._process import get_recorder
-from aiobs_core._span import AgentSpan
 
 if TYPE_CHECKING:
     from aiobs_core._settings import Settings
@@ -60,6 +60,7 @@ _BAGGAGE: Final = "baggage"
 _TRACEPARENT: Final = "traceparent"
 _TRACESTATE: Final = "tracestate"
 _MAX_HEADER_CHARS: Final = 8_192  # of all baggage, https://www.w3.org/TR/baggage/#limits
+_MAX_PARENT_CHARS: Final = 512  # OpenTelemetry's own reader writes longer ones into the application's log
 _MAX_STATE_CHARS: Final = (
     512  # of a tracestate that has to be passed on, https://www.w3.org/TR/trace-context/
 )
@@ -248,13 +249,13 @@ class RequestPropagator(TextMapPropagator):
         return context
 
     def _identity(self, context: Context, settings: Settings) -> Mapping[str, str]:
-        run = context.get(RUN_KEY)
+        run = still_open(context.get(RUN_KEY))  # type: ignore[arg-type]  # a run or nothing
         request = request_attributes.get()
-        if type(run) is AgentSpan:
+        if run is not None:
             request = request or run.request
         request = request or identity_in(context)
         found = {} if request is None else self._hashes.identity(request, settings)
-        if type(run) is AgentSpan:
+        if run is not None:
             found.setdefault(semconv.REQUEST_ID, f"{run.trace.trace_id:032x}")
             if run.trace.is_forced:
                 found[semconv.SAMPLING_KEEP] = "true"
@@ -323,7 +324,8 @@ class _Wary(Getter[CarrierT]):
             return None
         texts = [text for value in values if (text := _text(value)) is not None]
         if key == _TRACEPARENT:
-            return texts if len(values) == len(texts) == 1 else None
+            is_one = len(values) == len(texts) == 1 and len(texts[0]) <= _MAX_PARENT_CHARS
+            return texts if is_one else None
         joined = ",".join(texts)
         if key == _TRACESTATE:
             return [joined] if 0 < len(joined) <= _MAX_STATE_CHARS else None
