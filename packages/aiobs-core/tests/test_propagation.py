@@ -243,6 +243,27 @@ def test_an_oversized_state_or_baggage_is_none_and_costs_nothing(recorder, caplo
     assert not caplog.records
 
 
+@given(st.text(st.characters(codec="ascii"), max_size=120))
+def test_a_stranger_writes_nothing_into_the_log_of_the_application(said):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logging.getLogger("opentelemetry").addHandler(handler)
+    try:
+        for name in ("traceparent", "tracestate", "baggage"):
+            extract({"traceparent": PARENT, name: said})
+    finally:
+        logging.getLogger("opentelemetry").removeHandler(handler)
+    assert [record.getMessage() for record in records] == []
+
+
+def test_a_state_keeps_its_well_formed_members(recorder):
+    recorder()
+    came = extract({"traceparent": PARENT, "tracestate": "ot=th:8, Bad=x,a=1=2,tenant@vendor=b,=c,empty="})
+    state = trace.get_current_span(came).get_span_context().trace_state
+    assert dict(state.items()) == {"ot": "th:8", "tenant@vendor": "b"}
+
+
 class Raises(DefaultGetter):
     def get(self, carrier, key):
         raise RuntimeError("poison")

@@ -68,6 +68,10 @@ _MAX_ENTRIES: Final = 64
 _MEMBER: Final = re.compile(
     r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256})\s*=\s*([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*)\s*(;.*)?"
 )
+_STATE_MEMBER: Final = re.compile(
+    r"(?:[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
+    r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
 _RECEIVED: Final = create_key("aiobs-received-baggage")
 
 
@@ -328,7 +332,7 @@ class _Wary(Getter[CarrierT]):
             return texts if is_one else None
         joined = ",".join(texts)
         if key == _TRACESTATE:
-            return [joined] if 0 < len(joined) <= _MAX_STATE_CHARS else None
+            return _well_formed_state(joined)
         if key == _BAGGAGE:
             return _well_formed(joined)
         return texts or None
@@ -338,6 +342,14 @@ def _text(value: object) -> str | None:
     if isinstance(value, (bytes, bytearray)):
         value = bytes(value).decode("latin-1")
     return value if isinstance(value, str) and value.isascii() and value.isprintable() else None
+
+
+def _well_formed_state(header: str) -> list[str] | None:
+    """The members of a state that are ones; OpenTelemetry's own reader writes the others into the application's log."""
+    if len(header) > _MAX_STATE_CHARS:
+        return None
+    members = [member for member in map(str.strip, header.split(",")) if _STATE_MEMBER.fullmatch(member)]
+    return [",".join(members)] if members else None
 
 
 def _well_formed(header: str) -> list[str] | None:

@@ -42,7 +42,9 @@ def call_of(kind: SpanKind, attributes: Mapping[str, Any]) -> dict[str, Any]:
     resent = attributes.get("http.request.resend_count")
     if type(resent) is int and resent > 0:
         found[semconv.RETRY_ATTEMPT] = resent + 1
-    return found
+    return {
+        name: value for name, value in found.items() if name not in attributes
+    }  # who made the span knows better
 
 
 def _place(attributes: Mapping[str, Any]) -> tuple[str | None, int | None]:
