@@ -14,10 +14,12 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from opentelemetry.context import get_current
 from opentelemetry.trace import get_current_span
 
 from aiobs_core import semconv
-from aiobs_core._inside import running_loop
+from aiobs_core._context import RUN_KEY, identity_in, request_attributes
+from aiobs_core._inside import running_loop, still_open
 from aiobs_core._operation import Outcome, RunStatus, Stage
 from aiobs_core._process import get_recorder
 from aiobs_core._span import AgentSpan
@@ -191,6 +193,17 @@ def current_subject() -> object:
     if type(span) is AgentSpan:
         span = span.current()
     return span.subject if type(span) is AgentSpan else None
+
+
+def is_inside_run() -> bool:
+    """Whether a run is open around the running code, with spans of other instrumentations between them or not."""
+    return still_open(get_current().get(RUN_KEY)) is not None  # type: ignore[arg-type]  # a run or nothing
+
+
+def current_request_id() -> str | None:
+    """The id of the request that the running code belongs to, as the application or the caller of a server said it."""
+    request = request_attributes.get() or identity_in(get_current())
+    return None if request is None else request.request_id
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------

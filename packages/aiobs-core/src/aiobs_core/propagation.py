@@ -191,8 +191,8 @@ def request_in_force() -> RequestAttributes | None:
     return request_attributes.get()
 
 
-def set_request(request: RequestAttributes) -> Token[RequestAttributes | None]:
-    """Let the runs that start here belong to a request, until `unset_request`: for servers, which are no blocks."""
+def set_request(request: RequestAttributes | None) -> Token[RequestAttributes | None]:
+    """Let the runs that start here belong to a request, or to none, until `unset_request`: for servers, which are no blocks."""
     return request_attributes.set(request)
 
 

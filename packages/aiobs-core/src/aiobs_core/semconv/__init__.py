@@ -325,6 +325,9 @@ MESSAGING_BATCH_MESSAGE_COUNT = _otel(
 MESSAGING_CONSUMER_GROUP_NAME = _otel(
     "messaging.consumer.group.name", "string", "Group that the consumer belongs to"
 )
+RPC_GRPC_STATUS_CODE = _otel(
+    "rpc.grpc.status_code", "int", "Status of a gRPC call, of the spans of its instrumentation"
+)
 SERVER_ADDRESS = _otel("server.address", "string", "Host of the endpoint")
 SERVER_PORT = _otel("server.port", "int", "Port of the endpoint")
 EXCEPTION_TYPE = _otel("exception.type", "string", "Class of a recorded exception")
