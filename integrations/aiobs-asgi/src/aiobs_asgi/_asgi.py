@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aiobs_asgi._incoming import Incoming
-from aiobs_asgi._options import TRACE_HEADERS, Options, server_span
-from aiobs_asgi._request import METHODS, Request, outcome_of
-from aiobs_core import Kind, Operation, Outcome, get_recorder, semconv
-from aiobs_core.propagation import install
-
-if TYPE_CHECKING:
-    from aiobs_asgi._incoming import Extract
+from aiobs_asgi._middleware import SEEN, Middleware, server_span, wants_kept
+from aiobs_asgi._request import Request
+from aiobs_core import get_recorder
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,13 +17,12 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_SEEN: Final = "aiobs.request"  # in the scope: another of these is around
 _ANSWERS: Final = ("http.response.start", "websocket.accept")
 _CLOSED_ORDERLY: Final = (1000, 1001, 1005)  # RFC 6455: done, going away, no reason given
 _LENGTH, _ENCODING = b"content-length", b"transfer-encoding"
 
 
-class AiObsMiddleware:
+class AiObsMiddleware(Middleware[App]):
     """Records each request around the agents that answer it, and tells them who asks.
 
     The request is a span with two stages: `prompt_receive` until the whole of it has come, `response_send` from the first to
@@ -54,108 +49,78 @@ class AiObsMiddleware:
         >>> app.add_middleware(AiObsMiddleware, exclude=["/healthz"], user=lambda asked: asked.header("x-user"))
     """
 
-    def __init__(
-        self,
-        app: App,
-        *,
-        exclude: Sequence[str] = (),
-        request_id_header: str = "x-request-id",
-        keep_header: str | None = None,
-        user: Extract | None = None,
-        session: Extract | None = None,
-        tenant: Extract | None = None,
-        server_timing: bool = False,
-        metrics_path: str | None = None,
-    ) -> None:
-        self.app = app
-        self._options = options = Options(
-            exclude=exclude,
-            request_id_header=request_id_header,
-            keep_header=keep_header,
-            user=user,
-            session=session,
-            tenant=tenant,
-            server_timing=server_timing,
-        )
-        self._id_header = options.request_id_header.encode("latin-1")
-        self._keep_header = None if options.keep_header is None else options.keep_header.encode("latin-1")
-        self._wanted = {name.encode() for name in TRACE_HEADERS} | {self._id_header, _LENGTH, _ENCODING}
-        if self._keep_header is not None:
-            self._wanted.add(self._keep_header)
-        self._metrics_path = metrics_path
-        self._metrics: App | None = None
-        if metrics_path is not None:
-            from aiobs_core.metrics.mounted import metrics_asgi_app
+    def _page(self) -> App:
+        from aiobs_core.metrics.mounted import metrics_asgi_app
 
-            self._metrics = metrics_asgi_app()
-        install()
+        return metrics_asgi_app()
+
+    def _key_of(self, header: str) -> bytes:
+        return header.encode("latin-1")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind not in {"http", "websocket"} or _SEEN in scope:
+        if scope["type"] not in {"http", "websocket"} or SEEN in scope:
             await self.app(scope, receive, send)
             return
         path = scope.get("path", "")
         if self._metrics is not None and path == self._metrics_path:
             await self._metrics(scope, receive, send)
-            return
-        recorder = get_recorder()
-        if not recorder.settings.is_on or self._options.excludes(path):
+        elif self._is_recorded(path):
+            await self._recorded({**scope, SEEN: True}, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
-        await self._recorded(
-            {**scope, _SEEN: True}, receive, send, Request(self._options, recorder, server_span())
-        )
 
-    async def _recorded(self, scope: Scope, receive: Receive, send: Send, request: Request) -> None:
-        error: BaseException | None = None
-        self._begin(request, scope)
-        exchange = _Exchange(request, receive, send, self._id_header)
+    async def _recorded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = str(scope.get("method", "GET"))  # a WebSocket begins with one
+        request = Request(
+            self._options, get_recorder(), server_span(), method=method, find_route=partial(_route, scope)
+        )
+        try:
+            self._begin(request, scope)
+        except Exception as error:  # noqa: BLE001 (headers that are none; the request matters more)
+            request.failed("begin", error)
+        exchange = _Exchange(request, receive, send)
         try:
             await self.app(scope, exchange.receive, exchange.send)
-        except BaseException as raised:
-            error = raised
+        except BaseException as error:
+            request.end(error)
             raise
-        finally:
-            request.end(partial(_answered, scope), route=_named(scope), error=error)
+        request.end()
 
     def _begin(self, request: Request, scope: Scope) -> None:
-        wanted = self._wanted
-        found = [(name, value) for name, value in scope.get("headers", ()) if name in wanted]
         trace_headers: list[tuple[str, str]] = []
         request_id: str | None = None
-        is_forced = has_body = False
-        for name, value in found:
-            if name == self._id_header:
+        is_forced, has_body = False, scope["type"] == "websocket"
+        for name, value in scope.get("headers", ()):
+            if name in self._trace_headers:
+                trace_headers.append((self._trace_headers[name], value.decode("latin-1")))
+            elif name == self._id_header:
                 request_id = value.decode("latin-1")
+            elif name == self._keep_header:
+                is_forced = wants_kept(value.decode("latin-1"))
             elif name == _LENGTH:
                 has_body = value != b"0"
             elif name == _ENCODING:
                 has_body = True
-            elif name == self._keep_header:
-                is_forced = self._options.wants_kept(value.decode("latin-1"))
-            else:
-                trace_headers.append((name.decode("latin-1"), value.decode("latin-1")))
         request.begin(
-            partial(_asked, scope),
             partial(_incoming, scope),
+            path=str(scope.get("path", "")),
+            scheme=str(scope.get("scheme", "http")),
             trace_headers=trace_headers,
             request_id=request_id,
             is_forced=is_forced,
-            has_body=has_body or scope["type"] == "websocket",
+            has_body=has_body,
         )
 
 
 class _Exchange:
     """The two channels between server and application, looked at on the way; messages pass as they are."""
 
-    __slots__ = ("_id_header", "_receive", "_request", "_send")
+    __slots__ = ("_receive", "_request", "_send")
 
-    def __init__(self, request: Request, receive: Receive, send: Send, id_header: bytes) -> None:
+    def __init__(self, request: Request, receive: Receive, send: Send) -> None:
         self._request = request
         self._receive = receive
         self._send = send
-        self._id_header = id_header
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -186,43 +151,15 @@ class _Exchange:
             self._request.sent()
 
     def _with_headers(self, message: Message, status: int) -> Message:
-        given: Iterable[tuple[bytes, bytes]] = message.get("headers") or ()
-        headers = list(given)
-        names = {bytes(name).lower() for name, _ in headers}
-        for name, value in self._request.answered(status) or ():
-            raw = name.encode("latin-1")
-            if raw not in names:  # what the application says itself, stands
-                headers.append((raw, value.encode("latin-1")))
-        return {**message, "headers": headers}
-
-
-# --- read by the worker, once the request is over ---------------------------------------------------------------------
-
-
-def _asked(scope: Mapping[str, Any]) -> Operation:
-    method = _method(scope)
-    return Operation(
-        kind=Kind.REQUEST,
-        name=method,
-        attributes={
-            semconv.HTTP_REQUEST_METHOD: method if method in METHODS else "_OTHER",
-            semconv.URL_PATH: str(scope.get("path", "")),
-            semconv.URL_SCHEME: str(scope.get("scheme", "http")),
-        },
-    )
-
-
-def _answered(scope: Mapping[str, Any], status: int) -> Outcome:
-    return outcome_of(status, _route(scope))
-
-
-def _method(scope: Mapping[str, Any]) -> str:
-    return str(scope.get("method", "GET"))  # a WebSocket begins with one
-
-
-def _named(scope: Mapping[str, Any]) -> str | None:
-    route = _route(scope)
-    return None if route is None else f"{_method(scope)} {route}"
+        added = self._request.answered(status) or ()
+        try:
+            headers = list(message.get("headers") or ())
+            names = {bytes(name).lower() for name, _ in headers}
+        except (TypeError, ValueError):  # headers that are none: the server says so
+            return message
+        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in added]
+        # What the application says itself, stands.
+        return {**message, "headers": headers + [each for each in encoded if each[0] not in names]}
 
 
 def _route(scope: Mapping[str, Any]) -> str | None:
@@ -248,7 +185,7 @@ def _incoming(scope: Mapping[str, Any]) -> Incoming:
 
     return Incoming(
         scope,
-        method=_method(scope),
+        method=str(scope.get("method", "GET")),
         path=str(scope.get("path", "")),
         query=bytes(scope.get("query_string", b"")).decode("latin-1"),
         headers=headers,

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import Span, SpanContext
 
-from aiobs_asgi._options import is_id
 from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Stage, keep, semconv
-from aiobs_core.propagation import extract, set_request, unset_request
+from aiobs_core.propagation import extract, is_id, set_request, unset_request
 
 if TYPE_CHECKING:
     from aiobs_asgi._incoming import Incoming
-    from aiobs_asgi._options import Options
+    from aiobs_asgi._middleware import Options
     from aiobs_core import AgentSpan
     from aiobs_core.propagation import RequestAttributes
 
@@ -27,7 +26,7 @@ SCOPE: Final = "aiobs.asgi"
 _RECEIVE: Final = Operation(kind=Kind.STAGE, name=Stage.PROMPT_RECEIVE.value, stage=Stage.PROMPT_RECEIVE)
 _SEND: Final = Operation(kind=Kind.STAGE, name=Stage.RESPONSE_SEND.value, stage=Stage.RESPONSE_SEND)
 _GONE: Final = Outcome(status=RunStatus.CANCELLED)
-METHODS: Final = frozenset(
+_METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
 _TRACEPARENT: Final = "traceparent"
@@ -56,7 +55,9 @@ class Request:
     __slots__ = (
         "_around",
         "_attached",
+        "_find_route",
         "_given",
+        "_method",
         "_options",
         "_receiving",
         "_recorder",
@@ -65,15 +66,34 @@ class Request:
         "ended_ns",
         "is_complete",
         "is_gone",
+        "_route",
         "request_id",
-        "route",
         "status",
     )
 
-    def __init__(self, options: Options, recorder: Recorder, around: Span | None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        recorder: Recorder,
+        around: Span | None,
+        *,
+        method: str,
+        find_route: Callable[[], str | None],
+    ) -> None:
+        """Begin nothing yet.
+
+        Args:
+            options: Of the middleware.
+            recorder: Of the process.
+            around: Another instrumentation's span of the same request.
+            method: Of HTTP.
+            find_route: Says which pattern of paths the framework has matched, once it has.
+        """
         self._options = options
         self._recorder = recorder
-        self._around = around  # another instrumentation's span of the same request
+        self._around = around
+        self._method = method
+        self._find_route = find_route
         self._attached: Token[Context] | None = None
         self._given: Token[RequestAttributes | None] | None = None
         self._span: AgentSpan | None = None
@@ -83,15 +103,16 @@ class Request:
         self.is_complete = False
         self.is_gone = False
         self.request_id = ""
-        self.route: str | None = None
+        self._route: str | None = None
         self.status = 0
 
     @_harmless
     def begin(
         self,
-        asked: Callable[[], Operation],
         incoming: Callable[[], Incoming],
         *,
+        path: str,
+        scheme: str,
         trace_headers: TraceHeaders,
         request_id: str | None,
         is_forced: bool,
@@ -100,8 +121,9 @@ class Request:
         """Open the span and the first stage.
 
         Args:
-            asked: The operation, read by the worker.
             incoming: For the application's extractors.
+            path: Without the query.
+            scheme: `http` and the like.
             trace_headers: W3C headers that came, in lower case.
             request_id: The header's.
             is_forced: Whether a header asks for the trace to be kept.
@@ -111,7 +133,7 @@ class Request:
             self._attached = attach(Context({**get_current(), **extract(trace_headers)}))
         start = self._recorder.start
         if self._around is None:
-            self._span = start(self, asked, scope=SCOPE)
+            self._span = start(self, partial(_asked, self._method, path, scheme), scope=SCOPE)
         here = self.context
         default = f"{here.trace_id:032x}" if here is not None and here.is_valid else None
         identity = self._options.identity(get_current(), incoming, request_id, default=default)
@@ -144,6 +166,7 @@ class Request:
     def answered(self, status: int) -> list[tuple[str, str]]:
         """The answer begins; returns the headers to add to it."""
         self.received()
+        self._look_at_route()
         self.status = status
         self._sending = self._recorder.start((self, 1), _SEND, parent=self, scope=SCOPE, make_current=False)
         headers = [(self._options.request_id_header, self.request_id)] if self.request_id else []
@@ -182,39 +205,49 @@ class Request:
             self._recorder.end((self, 1), outcome)
             self._sending = None
 
-    @_harmless
-    def end(
-        self,
-        answered: Callable[[int], Outcome],
-        *,
-        route: str | None = None,
-        error: BaseException | None = None,
-    ) -> None:
-        """The application has returned, or raised.
+    def _look_at_route(self) -> None:
+        if self._route is None:
+            try:
+                self._route = self._find_route()
+            except Exception as error:  # noqa: BLE001 (objects of a framework; the name is the less telling one)
+                self.failed("route", error)
 
-        Args:
-            answered: The outcome for a status, read by the worker.
-            route: The pattern of the path, if it is known.
-            error: What it raised.
-        """
+    @_harmless
+    def end(self, error: BaseException | None = None) -> None:
+        """The application has returned, or raised."""
         is_broken = not self.is_complete and (self.is_gone or error is not None)
         self.received()
         self._close_sending(_GONE if is_broken else None)
-        span = self._span
-        if span is not None:
-            if route:
-                span.update_name(route)
-            outcome = partial(answered, self.status)
-            if error is not None:
-                self._recorder.fail(self, error, outcome)
-            elif self.is_gone and not self.is_complete:
-                self._recorder.end(self, partial(_gone, outcome))
-            else:
-                self._recorder.end(self, outcome, end_ns=self.ended_ns)
+        if self._span is not None:
+            self._end(self._span, error)
         if self._given is not None:
             unset_request(self._given)
         if self._attached is not None:
             detach(self._attached)
+
+    def _end(self, span: AgentSpan, error: BaseException | None) -> None:
+        self._look_at_route()
+        if self._route:
+            span.update_name(f"{self._method} {self._route}")
+        outcome = partial(_answered, self.status, self._route)
+        if error is not None:
+            self._recorder.fail(self, error, outcome)
+        elif self.is_gone and not self.is_complete:
+            self._recorder.end(self, partial(_gone, outcome))
+        else:
+            self._recorder.end(self, outcome, end_ns=self.ended_ns)
+
+
+# --- read by the worker -----------------------------------------------------------------------------------------------
+
+
+def _asked(method: str, path: str, scheme: str) -> Operation:
+    known = method if method in _METHODS else "_OTHER"
+    return Operation(
+        kind=Kind.REQUEST,
+        name=method,
+        attributes={semconv.HTTP_REQUEST_METHOD: known, semconv.URL_PATH: path, semconv.URL_SCHEME: scheme},
+    )
 
 
 def _gone(outcome: Callable[[], Outcome]) -> Outcome:
@@ -222,7 +255,7 @@ def _gone(outcome: Callable[[], Outcome]) -> Outcome:
     return outcome()._replace(status=RunStatus.CANCELLED, error_type=None)
 
 
-def outcome_of(status: int, route: str | None) -> Outcome:
+def _answered(status: int, route: str | None) -> Outcome:
     """What an HTTP status says: 5xx is the server's error, everything else an answer."""
     attributes: dict[str, str | int] = {}
     if status:

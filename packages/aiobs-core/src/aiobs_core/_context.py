@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from opentelemetry.baggage import get_baggage, set_baggage
 from opentelemetry.context import (
@@ -65,15 +65,16 @@ request_attributes: ContextVar[RequestAttributes | None] = ContextVar(
 )
 
 
+def is_id(text: object) -> TypeGuard[str]:
+    """Whether something can be the id of a request: short, printable, without spaces, so that it can be a header."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
 def identity_in(context: Context) -> RequestAttributes | None:
     """What the baggage of a context says of the request; anybody may have sent it, so only short plain ids count."""
     if BAGGAGE_KEY not in context:
         return None
-    found = {
-        field: value
-        for field, name in _CARRIED.items()
-        if isinstance(value := get_baggage(name, context), str) and _ID.fullmatch(value)
-    }
+    found = {field: value for field, name in _CARRIED.items() if is_id(value := get_baggage(name, context))}
     return RequestAttributes(**found) if found else None  # type: ignore[arg-type]  # all of them are texts
 
 

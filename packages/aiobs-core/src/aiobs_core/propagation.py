@@ -34,6 +34,7 @@ from aiobs_core._context import (
     SPAN_KEY,
     RequestAttributes,
     identity_in,
+    is_id,
     request_attributes,
 )
 from aiobs_core._inside import still_open
@@ -52,6 +53,7 @@ __all__ = [
     "identity_in",
     "inject",
     "install",
+    "is_id",
     "request_in_force",
     "set_request",
     "unset_request",
