@@ -58,6 +58,7 @@ async def test_a_call_from_outside_of_a_run_begins_a_request(instrumented, serve
         await call_from("aio", address, "unary_unary", b"a")
     (calling,), (serving,) = of(instrumented, "CLIENT"), of(instrumented, "SERVER")
     assert calling["attributes"][semconv.STAGE] == "external_api"  # as of every call to another service
+    assert calling["attributes"][semconv.API_NAME] == f"{SERVICE}/unary_unary"
     assert serving["attributes"][semconv.STAGE] == "prompt_receive"
     assert semconv.REQUEST_ID not in serving["attributes"]
 

@@ -72,6 +72,20 @@ def test_what_the_consumer_runs_belongs_to_the_request_of_the_producer(telemetry
     assert tool["attributes"][semconv.TAGS] == ("worker",)
 
 
+def test_who_asks_the_consumer_is_not_who_asked_the_producer(telemetry):
+    with aiobs_core.using_attributes(request_id="r-17"):
+        headers = sent()
+    with (
+        aiobs_core.using_attributes(request_id="ours", user_id="admin", session_id="s-9"),
+        consuming("orders", headers, system="redis"),
+        aiobs_core.span("pack", kind="tool"),
+    ):
+        pass
+    tool = telemetry.by_name("execute_tool pack")
+    assert tool["attributes"][semconv.REQUEST_ID] == "r-17"
+    assert not {semconv.USER_ID, semconv.SESSION_ID} & tool["attributes"].keys()
+
+
 def test_the_context_outside_is_as_it_was_before(telemetry):
     headers = sent()
     for _ in range(2):

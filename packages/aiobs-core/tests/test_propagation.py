@@ -13,7 +13,7 @@ from opentelemetry.propagators.textmap import DefaultGetter
 
 from aiobs_core import Kind, Operation, Settings, _process, keep, semconv, suppressed, using_attributes
 from aiobs_core._recorder import Recorder
-from aiobs_core.adapter import current_request_id, is_inside_run
+from aiobs_core.adapter import current_request_id
 from aiobs_core.propagation import RequestPropagator, continued, extract, inject, install
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -146,13 +146,13 @@ def test_runs_go_on_with_the_trace_and_the_request_that_came(recorder):
 
 def test_an_adapter_can_ask_what_the_running_code_belongs_to(recorder):
     one = recorder()
-    assert (is_inside_run(), current_request_id()) == (False, None)
+    assert current_request_id() is None
     with continued({"traceparent": PARENT, "baggage": "ai.agent.request.id=r-17"}):
-        assert (is_inside_run(), current_request_id()) == (False, "r-17")
+        assert current_request_id() == "r-17"
         between = trace.get_tracer("theirs").start_as_current_span
         with one.span(CHAIN), using_attributes(request_id="ours"), between("between"):
-            assert (is_inside_run(), current_request_id()) == (True, "ours")
-        assert not is_inside_run()
+            assert current_request_id() == "ours"
+        assert current_request_id() == "r-17"
 
 
 def test_what_holds_around_the_block_holds_inside(recorder):

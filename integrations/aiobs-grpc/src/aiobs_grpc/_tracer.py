@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, TracerProvider
 
 from aiobs_core import Stage, semconv
-from aiobs_core.adapter import current_request_id, is_inside_run
+from aiobs_core.adapter import current_request_id
 
 
 class StageTracerProvider(TracerProvider):
@@ -56,9 +56,9 @@ _RECEIVED: Final = Stage.PROMPT_RECEIVE.value
 
 
 def _stage_of(method: str, kind: SpanKind | None) -> Mapping[str, str]:
-    """What a call is of the request: outside of any there is nothing to say of a client's."""
+    """What a call is of the request."""
     if kind is SpanKind.CLIENT:
-        return {semconv.STAGE: _EXTERNAL, semconv.API_NAME: method.lstrip("/")} if is_inside_run() else {}
+        return {semconv.STAGE: _EXTERNAL, semconv.API_NAME: method.lstrip("/")}
     request_id = current_request_id()
     if request_id is None:
         return {semconv.STAGE: _RECEIVED}  # it begins here

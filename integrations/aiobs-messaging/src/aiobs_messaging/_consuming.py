@@ -8,12 +8,10 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, Final
 
-from opentelemetry.baggage import clear
-from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, get_current_span, set_span_in_context
 
-from aiobs_core import Kind, Operation, Outcome, Recorder, get_recorder, semconv, using_attributes
-from aiobs_core.propagation import extract, identity_in, install
+from aiobs_core import Kind, Operation, Outcome, Recorder, get_recorder, semconv
+from aiobs_core.propagation import entered, extract, install
 from aiobs_messaging._carriers import read
 from aiobs_messaging._foreign import consumer_span
 from aiobs_messaging._message import SCOPE, Attributes, asked
@@ -99,17 +97,7 @@ class Consuming(AbstractContextManager[Span]):
         theirs = consumer_span(self._system)
         if came:
             here = came if theirs is None else set_span_in_context(theirs, came)
-            # The trace may be another request's than the one that is current: its baggage stays outside.
-            around = clear(get_current()) if sender.is_valid else get_current()
-            self._stack.callback(detach, attach(Context({**around, **here})))
-        if (identity := identity_in(came)) is not None:
-            self._stack.enter_context(
-                using_attributes(
-                    request_id=identity.request_id,
-                    session_id=identity.session_id,
-                    tenant_id=identity.tenant_id,
-                )
-            )
+            self._stack.enter_context(entered(here))
         attempt = self._attempt(found)
         span = theirs
         if span is None:

@@ -307,8 +307,10 @@ class Recorder:
 
     def open(self) -> None:
         """Have a TracerProvider now, not with the first run: for instrumentations of others that begin before it."""
-        self._pipeline.open()  # last in, first out: one that the application has made is open when the last spans reach it
-        atexit.unregister(self.shutdown)
+        self._pipeline.open()
+        atexit.unregister(
+            self.shutdown
+        )  # last in, first out: theirs is still open when the last spans reach it
         atexit.register(self.shutdown)
 
     # --- inside -----------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from opentelemetry.context import get_current
 from opentelemetry.trace import get_current_span
 
 from aiobs_core import semconv
-from aiobs_core._context import RUN_KEY, identity_in, request_attributes
-from aiobs_core._inside import running_loop, still_open
+from aiobs_core._context import identity_in, request_attributes
+from aiobs_core._inside import running_loop
 from aiobs_core._operation import Outcome, RunStatus, Stage
 from aiobs_core._process import get_recorder
 from aiobs_core._span import AgentSpan
@@ -193,11 +193,6 @@ def current_subject() -> object:
     if type(span) is AgentSpan:
         span = span.current()
     return span.subject if type(span) is AgentSpan else None
-
-
-def is_inside_run() -> bool:
-    """Whether a run is open around the running code, with spans of other instrumentations between them or not."""
-    return still_open(get_current().get(RUN_KEY)) is not None  # type: ignore[arg-type]  # a run or nothing
 
 
 def current_request_id() -> str | None:

@@ -49,6 +49,7 @@ __all__ = [
     "RequestAttributes",
     "RequestPropagator",
     "continued",
+    "entered",
     "extract",
     "identity_in",
     "inject",
@@ -165,7 +166,21 @@ def continued(carrier: Any, *, getter: Getter[Any] = HEADERS) -> Iterator[Contex
         >>> with continued({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}):
         ...     pass  # handle the message
     """
-    came = extract(carrier, getter=getter)
+    with entered(extract(carrier, getter=getter)) as context:
+        yield context
+
+
+@contextmanager
+def entered(came: Context) -> Iterator[Context]:
+    """Go on with the trace and the request that `extract` has found, inside the block.
+
+    Args:
+        came: Context of the carrier, or one with another current span put into it.
+
+    Example:
+        >>> with entered(extract({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})):
+        ...     pass  # handle the message
+    """
     # Another request's trace: the baggage around the block is none of its business. Suppression and policy stay.
     around = clear(get_current()) if SPAN_KEY in came else get_current()
     context = Context({**around, **came})
@@ -174,7 +189,7 @@ def continued(carrier: Any, *, getter: Getter[Any] = HEADERS) -> Iterator[Contex
     try:
         yield context
     finally:
-        request_attributes.reset(given)
+        unset_request(given)
         detach(token)
 
 
