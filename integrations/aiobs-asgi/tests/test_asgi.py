@@ -17,7 +17,7 @@ pytest.importorskip("fastapi", reason="FastAPI is not installed; get it with: pi
 from conftest import asgi_client, served
 from fastapi import BackgroundTasks, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode, get_current_span
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
@@ -25,6 +25,7 @@ from starlette.routing import Mount, Route
 
 from aiobs_asgi import AiObsMiddleware, AiObsWsgiMiddleware
 from aiobs_core import semconv, span, using_attributes
+from aiobs_core.propagation import request_in_force
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
@@ -553,3 +554,32 @@ def test_wsgi_with_flask(observed):
     pieces = [one for one in observed.spans if one.name.startswith("execute_tool piece")]
     assert [one.parent.span_id for one in pieces] == [stream_.context.span_id] * 3
     assert [one.attributes[semconv.OUTCOME] for one in (request, stream_)] == ["success"] * 2
+
+
+def test_wsgi_leaves_nothing_behind_in_the_thread_of_a_client_that_never_closes(observed):
+    flask = pytest.importorskip("flask", reason="Flask is not installed; get it with: pip install flask")
+    app = flask.Flask("shop")
+
+    @app.route("/chat/<room>")
+    def chat(room):
+        def pieces():
+            with span(f"answer {room}", kind="workflow"):
+                yield b"a"
+                yield room.encode()
+
+        return flask.Response(pieces())
+
+    app.wsgi_app = AiObsWsgiMiddleware(app.wsgi_app)
+    client = app.test_client()
+    one = client.get("/chat/1", headers={"traceparent": PARENT, "x-request-id": "r-1"})
+    assert (get_current_span(), request_in_force()) == (INVALID_SPAN, None)
+    two = client.get("/chat/2", headers={"x-request-id": "r-2"})
+    assert (one.text, two.text) == ("a1", "a2")
+    del one, two
+    for number in (1, 2):
+        answer = observed.named(f"invoke_workflow answer {number}")
+        request = next(each for each in observed.spans if each.context.span_id == answer.parent.span_id)
+        assert (request.name, request.attributes[semconv.OUTCOME]) == ("GET /chat/<room>", "success")
+        assert answer.attributes[semconv.REQUEST_ID] == f"r-{number}"
+        assert (request.context.trace_id == TRACE_ID) is (number == 1)
+    assert (get_current_span(), request_in_force()) == (INVALID_SPAN, None)

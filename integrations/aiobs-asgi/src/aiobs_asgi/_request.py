@@ -12,7 +12,7 @@ from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import Span, SpanContext
 
 from aiobs_core import Kind, Operation, Outcome, Recorder, RunStatus, Stage, keep, semconv
-from aiobs_core.propagation import extract, is_id, set_request, unset_request
+from aiobs_core.propagation import extract, is_id, request_in_force, set_request, unset_request
 
 if TYPE_CHECKING:
     from aiobs_asgi._incoming import Incoming
@@ -57,6 +57,7 @@ class Request:
         "_attached",
         "_find_route",
         "_given",
+        "_inside",
         "_method",
         "_options",
         "_receiving",
@@ -96,6 +97,7 @@ class Request:
         self._find_route = find_route
         self._attached: Token[Context] | None = None
         self._given: Token[RequestAttributes | None] | None = None
+        self._inside: tuple[Context, RequestAttributes | None] | None = None
         self._span: AgentSpan | None = None
         self._receiving: AgentSpan | None = None
         self._sending: AgentSpan | None = None
@@ -129,13 +131,15 @@ class Request:
             is_forced: Whether a header asks for the trace to be kept.
             has_body: Whether more of the request is to come.
         """
+        here = get_current()
         if trace_headers and self._around is None:
-            self._attached = attach(Context({**get_current(), **extract(trace_headers)}))
+            here = Context({**here, **extract(trace_headers)})
+        self._attached = attach(here)
         start = self._recorder.start
         if self._around is None:
             self._span = start(self, partial(_asked, self._method, path, scheme), scope=SCOPE)
-        here = self.context
-        default = f"{here.trace_id:032x}" if here is not None and here.is_valid else None
+        own = self.context
+        default = f"{own.trace_id:032x}" if own is not None and own.is_valid else None
         identity = self._options.identity(get_current(), incoming, request_id, default=default)
         self._given = set_request(identity)
         if self._span is not None:
@@ -220,10 +224,27 @@ class Request:
         self._close_sending(_GONE if is_broken else None)
         if self._span is not None:
             self._end(self._span, error)
+        self._restore()
+
+    @_harmless
+    def leave(self) -> None:
+        """Let the thread be as it was before the request, until `enter`."""
+        self._inside = get_current(), request_in_force()
+        self._restore()
+
+    @_harmless
+    def enter(self) -> None:
+        """Go on where `leave` was."""
+        if self._inside is not None:
+            context, request = self._inside
+            self._attached, self._given, self._inside = attach(context), set_request(request), None
+
+    def _restore(self) -> None:
         if self._given is not None:
             unset_request(self._given)
         if self._attached is not None:
             detach(self._attached)
+        self._attached = self._given = None
 
     def _end(self, span: AgentSpan, error: BaseException | None) -> None:
         self._look_at_route()

@@ -63,10 +63,12 @@ class AiObsWsgiMiddleware(Middleware[App]):
         )
         self._begin(request, environ)
         try:
-            return _Answer(request, self.app(environ, partial(_answered_with, request, start_response)))
+            answer = self.app(environ, partial(_answered_with, request, start_response))
+            pieces = iter(answer)
         except BaseException as error:
             request.end(error)
             raise
+        return _Answer(request, answer, pieces)
 
     def _begin(self, request: Request, environ: Environ) -> None:
         get = environ.get
@@ -83,16 +85,21 @@ class AiObsWsgiMiddleware(Middleware[App]):
 
 
 class _Answer(Iterator[bytes]):
-    """The application's answer, piece by piece. The request is current while the application makes one."""
+    """The application's answer, piece by piece. The request is current only while the application makes one.
 
-    def __init__(self, request: Request, answer: Iterable[bytes]) -> None:
+    What drops it without a close, as test clients do, ends the request with it.
+    """
+
+    def __init__(self, request: Request, answer: Iterable[bytes], pieces: Iterator[bytes]) -> None:
         self._request = request
         self._answer = answer
-        self._pieces = iter(answer)
+        self._pieces = pieces
         self._error: BaseException | None = None
         self._is_closed = False
+        request.leave()
 
     def __next__(self) -> bytes:
+        self._request.enter()
         try:
             return next(self._pieces)
         except StopIteration:
@@ -101,12 +108,15 @@ class _Answer(Iterator[bytes]):
         except BaseException as error:
             self._error = error
             raise
+        finally:
+            self._request.leave()
 
     def close(self) -> None:
         """Called by the server when it is done, or has given up."""
         if self._is_closed:
             return
         self._is_closed = True
+        self._request.enter()
         try:
             close = getattr(self._answer, "close", None)
             if close is not None:
@@ -115,9 +125,17 @@ class _Answer(Iterator[bytes]):
             self._error = self._error or error
             raise
         finally:
-            if not self._request.is_complete and self._error is None:
-                self._request.is_gone = True
-            self._request.end(self._error)
+            self._end()
+
+    def _end(self) -> None:
+        if not self._request.is_complete and self._error is None:
+            self._request.is_gone = True
+        self._request.end(self._error)
+
+    def __del__(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._end()
 
 
 def _answered_with(
