@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from opentelemetry import context, propagate
+from opentelemetry import context
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -52,7 +52,6 @@ class Observed:
 @pytest.fixture
 def observe(monkeypatch, caplog):
     made = []
-    before = propagate.get_global_textmap()
 
     def make(**settings):
         one = Observed(**settings)
@@ -64,7 +63,6 @@ def observe(monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     yield make
     context.detach(token)
-    propagate.set_global_textmap(before)
     for one in made:
         assert one.recorder.open_runs == 0
         one.recorder.shutdown(5)

@@ -10,7 +10,6 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_service import AGENT, KINDS, SERVICE, call, call_from, server_of, sync_server
-from opentelemetry import propagate
 from opentelemetry.instrumentation import grpc as opentelemetrys
 from opentelemetry.instrumentation.grpc import filters
 from opentelemetry.sdk.trace import TracerProvider
@@ -28,7 +27,6 @@ FUNCTIONS = ((grpc, "server"), (grpc, "insecure_channel"), (grpc, "secure_channe
 
 @pytest.fixture
 def uninstrumented(telemetry):
-    before = propagate.get_global_textmap()
     with telemetry.recorder.span(AGENT):
         pass
     telemetry.spans()
@@ -42,7 +40,6 @@ def uninstrumented(telemetry):
     ):
         if each.__new__(each).is_instrumented_by_opentelemetry:
             each.__new__(each).uninstrument()
-    propagate.set_global_textmap(before)
 
 
 def kinds(telemetry):

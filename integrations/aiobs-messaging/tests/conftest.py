@@ -3,19 +3,17 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
-from opentelemetry import context, propagate
+from opentelemetry import context
 
 from aiobs_testing.brokers import BrokerNotInstalled, Kafka, Nats, RabbitMq, Redis
 
 
 @pytest.fixture(autouse=True)
 def _outside_of_any_trace():
-    """Tests start without a context, and leave the global propagator as they found it."""
-    before = propagate.get_global_textmap()
+    """Tests start without a context."""
     token = context.attach(context.Context())
     yield
     context.detach(token)
-    propagate.set_global_textmap(before)
 
 
 def _running(broker):

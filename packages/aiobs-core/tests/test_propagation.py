@@ -46,10 +46,7 @@ def recorder(monkeypatch):
 
 @pytest.fixture
 def installed():
-    before = propagate.get_global_textmap()
     install()
-    yield
-    propagate.set_global_textmap(before)
 
 
 def sent():
