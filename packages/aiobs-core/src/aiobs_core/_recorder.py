@@ -308,9 +308,7 @@ class Recorder:
     def open(self) -> None:
         """Have a TracerProvider now, not with the first run: for instrumentations of others that begin before it."""
         self._pipeline.open()
-        atexit.unregister(
-            self.shutdown
-        )  # last in, first out: theirs is still open when the last spans reach it
+        atexit.unregister(self.shutdown)  # exits run last in, first out: theirs has to come after ours
         atexit.register(self.shutdown)
 
     # --- inside -----------------------------------------------------------------------------------------------
